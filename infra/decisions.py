@@ -1,0 +1,395 @@
+"""What people and policies decided, as typed documents over `Records`; and the one function `desired`.
+
+Records hold decisions and verdicts only. What exists is observed on the platform. Per model:
+
+    deployment        wanted or not, since when, by whom              admitted       the revision that policy lets through now
+    release/<id>      a release, whole, with its attempts and mark    attempt/<run>  which release that run works on
+    pin               stay here                                       claim          whose rollout is under way
+    live              which release the router serves                 acts           counter of the loop, and its last verdicts
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.errors import Conflict, Problem
+from infra.platform import Records, Release
+from infra.specs import ModelSpec
+from infra.weights import Manifest
+
+SCHEMA = 1
+KEEP_ACTS = 500
+"""Verdicts kept per model: what `why` prints."""
+
+Result = Literal["running", "accepted", "refused", "failed", "cancelled", "waiting", "rejected"]
+
+
+class Document(BaseModel):
+    """A record's value. Unknown keys of a newer version are kept out of the way, never an error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    schema_version: int = SCHEMA
+
+
+class Deployment(Document):
+    """`wanted` false with its time stays after a `down`, so that a queued older run can be told from a new one. Unix seconds."""
+
+    wanted: bool
+    since: float
+    by: str
+
+
+class Admitted(Document):
+    revision: str
+    source: str
+    manifest: dict[str, Any]
+    by: str
+    at: float
+    why: str
+
+    @property
+    def manifest_digest(self) -> str:
+        return Manifest.from_dict(self.manifest).digest
+
+
+class Failure(BaseModel):
+    """A problem as stored."""
+
+    model_config = ConfigDict(frozen=True)
+    what: str
+    why: str | None = None
+    next: str | None = None
+    log: str | None = None
+
+    def problem(self) -> Problem:
+        return Problem(self.what, self.why, self.next, self.log)
+
+
+class Attempt(BaseModel):
+    """One try to bring a release up. `result` running until its run says otherwise. Unix seconds."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    run: str
+    by: str
+    why: str
+    started: float
+    ended: float | None = None
+    result: Result = "running"
+    transient: bool = False
+    checks: dict[str, bool] = {}
+    phases: dict[str, float] = {}
+    problem: Failure | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return round(self.ended - self.started, 1) if self.ended else None
+
+
+class Mark(BaseModel):
+    """Automation leaves a marked release alone until spec, weights or image change, or somebody says `retry`."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: Literal["refused", "failed", "cancelled"]
+    why: str
+    at: float
+
+
+class ReleaseRecord(Document):
+    id: str
+    spec: dict[str, Any]
+    revision: str
+    manifest: dict[str, Any]
+    image: str
+    source: str
+    base: str = ""
+    first_seen: float = 0.0
+    attempts: tuple[Attempt, ...] = ()
+    mark: Mark | None = None
+    heals: tuple[float, ...] = ()
+    accepted_spec: str | None = None
+    """Hash of the acceptance rules that the release last passed."""
+
+    @property
+    def release(self) -> Release:
+        return Release(ModelSpec.model_validate(self.spec), self.revision, Manifest.from_dict(self.manifest), self.image, self.source, self.base)
+
+    @property
+    def accepted(self) -> bool:
+        """Accepted at least once."""
+        return any(a.result == "accepted" for a in self.attempts)
+
+    @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+
+class RunPlan(Document):
+    """What one run works on, asked once: what is admitted or edited meanwhile belongs to the next run."""
+
+    release: str
+    by: str
+    why: str
+    at: float
+
+
+class Pin(Document):
+    """Stay on this release (or revision). `left` is the release that a rollback left; never admitted again by itself."""
+
+    release: str | None = None
+    revision: str | None = None
+    left: str | None = None
+    until: Literal["newer", "unpinned"]
+    by: str
+    why: str
+    at: float
+
+
+class Live(Document):
+    release: str
+    since: float
+    by: str
+
+
+class Claim(Document):
+    """Whose rollout is under way; expires by itself when its run died."""
+
+    run: str
+    release: str
+    until: float
+
+
+class Act(BaseModel):
+    """A verdict of the loop that acted, or whose reason changed."""
+
+    model_config = ConfigDict(frozen=True)
+    at: float
+    action: str
+    before: str | None = None
+    after: str | None = None
+    because: str
+    by: str = "reconcile"
+    run: str | None = None
+    seconds: float | None = None
+
+
+class Acts(Document):
+    n: int = 0
+    verdicts: tuple[Act, ...] = ()
+
+
+D = TypeVar("D", bound=Document)
+
+KINDS: dict[str, type[Document]] = {
+    "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts,
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """A document and the version that a write must name."""
+
+    value: Any
+    version: int | None
+
+
+class Decisions:
+    """The typed documents of one model."""
+
+    def __init__(self, records: Records, model: str) -> None:
+        self.records, self.model = records, model
+
+    # ------------------------------------------------ reading
+
+    def read(self, kind: type[D], name: str) -> D | None:
+        found = self.records.get(self.model, name)
+        return kind.model_validate(found.value) if found else None
+
+    @property
+    def deployment(self) -> Deployment | None:
+        return self.read(Deployment, "deployment")
+
+    @property
+    def wanted(self) -> bool:
+        found = self.deployment
+        return bool(found and found.wanted)
+
+    @property
+    def admitted(self) -> Admitted | None:
+        return self.read(Admitted, "admitted")
+
+    @property
+    def pin(self) -> Pin | None:
+        return self.read(Pin, "pin")
+
+    @property
+    def live(self) -> Live | None:
+        return self.read(Live, "live")
+
+    @property
+    def acts(self) -> Acts:
+        return self.read(Acts, "acts") or Acts()
+
+    def claim(self, now: float) -> Claim | None:
+        """The claim in force."""
+        found = self.read(Claim, "claim")
+        return found if found and found.until > now else None
+
+    def release(self, release: str) -> ReleaseRecord | None:
+        return self.read(ReleaseRecord, f"release/{release}")
+
+    def releases(self) -> dict[str, ReleaseRecord]:
+        """Every release ever tried, by id."""
+        rows = self.records.list(self.model, "release/")
+        return {name.split("/", 1)[1]: ReleaseRecord.model_validate(row.value) for name, row in rows.items()}
+
+    # ------------------------------------------------ writing
+
+    def write(self, name: str, value: Document | None) -> None:
+        """Last writer wins: for documents that one person or one lock holder decides."""
+        if value is None:
+            self.records.delete(self.model, name)
+            return
+        self._retry(lambda: self._put(name, value, self._version(name)))
+
+    def change(self, kind: type[D], name: str, how: Callable[[D | None], D]) -> D:
+        """Read, change, write if nobody wrote meanwhile; again if somebody did."""
+
+        def once() -> D:
+            found = self.records.get(self.model, name)
+            value = how(kind.model_validate(found.value) if found else None)
+            self._put(name, value, found.version if found else None)
+            return value
+
+        return self._retry(once)
+
+    def want(self, wanted: bool, by: str) -> Deployment:
+        """Only a person's `up`, Materialize or `down` comes here. Wanted already: `since` stays."""
+
+        def how(old: Deployment | None) -> Deployment:
+            if old and old.wanted == wanted and wanted:
+                return old
+            return Deployment(wanted=wanted, since=time.time(), by=by)
+
+        return self.change(Deployment, "deployment", how)
+
+    def remember(self, release: Release) -> ReleaseRecord:
+        """The release, whole, so that it can be brought back when no YAML describes it any more."""
+
+        def how(old: ReleaseRecord | None) -> ReleaseRecord:
+            spec = release.spec.model_dump(mode="json")
+            fresh = {"spec": spec, "source": release.source, "base": release.base}
+            if old:
+                return old.model_copy(update=fresh)
+            return ReleaseRecord(
+                id=release.id, revision=release.revision, manifest=release.manifest.to_dict(), image=release.image,
+                first_seen=time.time(), **fresh,
+            )  # fmt: skip
+
+        return self.change(ReleaseRecord, f"release/{release.id}", how)
+
+    def begin(self, release: str, run: str, by: str, why: str) -> Attempt:
+        """A try begins. Tries that never ended (their run died) are closed as failed first. The same run again: the same attempt."""
+
+        def how(old: ReleaseRecord | None) -> ReleaseRecord:
+            assert old is not None, f"release {release} was never remembered"
+            if old.last and old.last.run == run and old.last.result == "running":
+                return old
+            died = Failure(what="the run ended without a verdict", why="its process was killed, or the machine stopped")
+            closed = tuple(
+                a.model_copy(update={"result": "failed", "ended": time.time(), "problem": died, "transient": True}) if a.result == "running" else a
+                for a in old.attempts
+            )
+            fresh = Attempt(number=len(closed) + 1, run=run, by=by, why=why, started=time.time())
+            return old.model_copy(update={"attempts": (*closed, fresh)})
+
+        record = self.change(ReleaseRecord, f"release/{release}", how)
+        return record.attempts[-1]
+
+    def note(self, release: str, run: str, **update: Any) -> None:
+        """Adds checks and phases to this run's attempt."""
+
+        def how(old: ReleaseRecord | None) -> ReleaseRecord:
+            assert old is not None
+            return old.model_copy(update={"attempts": tuple(_noted(a, update) if a.run == run else a for a in old.attempts)})
+
+        self.change(ReleaseRecord, f"release/{release}", how)
+
+    def finish(self, release: str, run: str, result: Result, problem: Problem | None = None, *, mark: bool = False, transient: bool = False, accepted_spec: str | None = None) -> None:
+        """This run's attempt ends. `mark` forbids automation to try the release again.
+
+        Accepted but never given traffic (the switch failed) may still become something else; accepted and live stays accepted.
+        """
+        live = self.live
+        open_ = ("running",) if live and live.release == release else ("running", "accepted")
+
+        def how(old: ReleaseRecord | None) -> ReleaseRecord:
+            assert old is not None
+            now = time.time()
+            stored = Failure(**problem.as_dict()) if problem else None
+            update = {"result": result, "ended": now, "problem": stored, "transient": transient}
+            attempts = tuple(a.model_copy(update=update) if a.run == run and a.result in open_ else a for a in old.attempts)
+            kind = result if result in ("refused", "cancelled") else "failed"
+            new_mark = Mark(kind=kind, why=problem.what if problem else result, at=now) if mark else (None if result == "accepted" else old.mark)
+            return old.model_copy(update={"attempts": attempts, "mark": new_mark, "accepted_spec": accepted_spec or old.accepted_spec})
+
+        self.change(ReleaseRecord, f"release/{release}", how)
+
+    def unmark(self, release: str) -> None:
+        """Lifts the mark; the tries so far don't count against a fresh start."""
+        self.change(ReleaseRecord, f"release/{release}", lambda old: _must(old).model_copy(update={"mark": None, "heals": ()}))
+
+    def act(self, act: Act) -> int:
+        """Stores a verdict and raises the counter that makes its run key unique."""
+        done = self.change(Acts, "acts", lambda old: Acts(n=(old or Acts()).n + 1, verdicts=(*(old or Acts()).verdicts, act)[-KEEP_ACTS:]))
+        return done.n
+
+    def take_claim(self, run: str, release: str, seconds: float) -> Claim | None:
+        """Takes or renews the claim; answers somebody else's claim when it is theirs."""
+        now = time.time()
+        found = self.records.get(self.model, "claim")
+        if found:
+            other = Claim.model_validate(found.value)
+            if other.run != run and other.until > now:
+                return other
+        try:
+            self._put("claim", Claim(run=run, release=release, until=now + seconds), found.version if found else None)
+        except Conflict:
+            return self.take_claim(run, release, seconds)
+        return None
+
+    def drop_claim(self, run: str) -> None:
+        found = self.read(Claim, "claim")
+        if found and found.run == run:
+            self.records.delete(self.model, "claim")
+
+    # ------------------------------------------------ private
+
+    def _version(self, name: str) -> int | None:
+        found = self.records.get(self.model, name)
+        return found.version if found else None
+
+    def _put(self, name: str, value: Document, version: int | None) -> None:
+        self.records.put(self.model, name, value.model_dump(mode="json"), version)
+
+    @staticmethod
+    def _retry(once: Callable[[], Any], attempts: int = 20) -> Any:
+        for _ in range(attempts - 1):
+            try:
+                return once()
+            except Conflict:
+                continue
+        return once()
+
+
+def _noted(attempt: Attempt, update: Mapping[str, Any]) -> Attempt:
+    merged = {k: {**getattr(attempt, k), **v} if isinstance(v, dict) else v for k, v in update.items()}
+    return attempt.model_copy(update=merged)
+
+
+def _must(record: ReleaseRecord | None) -> ReleaseRecord:
+    assert record is not None
+    return record

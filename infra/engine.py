@@ -1,0 +1,270 @@
+"""The engine: what it is started with, and what its log and its metrics say. Pure; shared by every platform.
+
+Read on vLLM 0.32.0 under Ray Serve LLM 2.60.0 and alone; the log lines named here are theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from infra.errors import redact
+from infra.platform import Release
+
+APP = "llm"
+"""Name of the Serve application of a release."""
+
+GIB = 1 << 30
+
+
+# ---------------------------------------------------------------- what it is started with
+
+
+def arguments(release: Release) -> dict[str, Any]:
+    """The engine's arguments by their own names: those of the spec, `extra` over them.
+
+    Without a GPU the engine runs eagerly unless told otherwise: torch.compile costs minutes there and buys little.
+    """
+    engine = release.spec.engine
+    given: dict[str, Any] = {
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "dtype": engine.dtype,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+    }
+    if not release.needs_gpu:
+        given["enforce_eager"] = True
+    return {k: v for k, v in given.items() if v is not None} | dict(engine.extra)
+
+
+def started_with(release: Release, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments`, and the size of the cache where there is no GPU whose memory says it."""
+    given = arguments(release)
+    return given if release.needs_gpu else {"kv_cache_memory_bytes": kv_bytes(release, config), **given}
+
+
+def serve_config(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The document for `PUT /api/serve/applications/`: one application made by ray.serve.llm, no code of ours."""
+    replicas = release.spec.replicas
+    scale: dict[str, Any] = (
+        {"num_replicas": replicas.min}
+        if replicas.min == replicas.max
+        else {"autoscaling_config": {"min_replicas": replicas.min, "max_replicas": replicas.max, "target_ongoing_requests": release.spec.engine.max_num_seqs}}
+    )
+    model: dict[str, Any] = {
+        "model_loading_config": {"model_id": release.served_name, "model_source": weights},
+        "engine_kwargs": started_with(release, config),
+        "deployment_config": {**scale, "max_constructor_retry_count": 1},
+    }
+    if not release.needs_gpu:
+        model["accelerator_config"] = {"kind": "cpu"}
+    application = {"name": APP, "route_prefix": "/", "import_path": "ray.serve.llm:build_openai_app", "args": {"llm_configs": [model]}}
+    return {"proxy_location": "HeadOnly", "http_options": {"host": host, "port": port}, "applications": [application]}
+
+
+def server_arguments(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any]) -> list[str]:
+    """Arguments of `python -m vllm.entrypoints.openai.api_server` (`engine.kind: vllm`)."""
+    out = ["--model", weights, "--served-model-name", release.served_name, "--host", host, "--port", str(port)]
+    for name, value in started_with(release, config).items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            out.append(flag)
+        elif value is False:
+            out.append("--no-" + name.replace("_", "-"))
+        elif isinstance(value, list):
+            out += [flag, *map(str, value)]
+        elif value is not None:
+            out += [flag, str(value)]
+    return out
+
+
+def kv_bytes(release: Release, config: Mapping[str, Any]) -> int:
+    """Bytes of key/value cache for an engine on CPUs: every sequence at full length, at least 64 MiB.
+
+    2 × layers × KV heads × head size × 2 bytes per token (keys and values, 16 bit), from the model's config.json;
+    1 GiB when that does not say. An explicit `extra.kv_cache_memory_bytes` wins.
+    """
+    heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    size = config.get("head_dim") or (config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1))
+    layers = config.get("num_hidden_layers")
+    if not (heads and size and layers):
+        return GIB
+    tokens = (release.spec.engine.max_model_len or config.get("max_position_embeddings") or 2048) * release.spec.engine.max_num_seqs
+    return max(64 << 20, 2 * layers * heads * size * 2 * tokens)
+
+
+# ---------------------------------------------------------------- what its log says: phases
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A log line that begins a phase."""
+
+    phase: str
+    pattern: re.Pattern[str]
+
+
+MARKERS = tuple(
+    Marker(phase, re.compile(pattern))
+    for phase, pattern in (
+        ("replica process", r"Starting Replica\(id="),
+        ("engine: import", r"Started initializing replica|Running tasks to download model files"),
+        ("engine: configuration", r"Using executor class|Resolved architecture|vLLM API server version"),
+        ("engine: core process", r"\(MainProcess pid=\d+\).*Enabled custom fusions|\(APIServer pid=\d+\).*Enabled custom fusions"),
+        ("engine: workers", r"Initializing a V1 LLM engine"),
+        ("engine: weights", r"Starting to load model"),
+        ("engine: KV cache and warm-up", r"Loading weights took|Model loading took"),
+        ("engine: server", r"init engine \(profile, create kv cache, warmup model\) took"),
+        ("serve: replica ready", r"Started vLLM engine"),
+        ("first answer", r"Application startup complete"),
+    )
+)
+
+STAMP = re.compile(r"(?:(?P<year>\d{4})-)?(?P<month>\d\d)-(?P<day>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)(?:,(?P<ms>\d{3}))?")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A phase that a log line began, and when (Unix seconds; 0 when the line carries no time)."""
+
+    phase: str
+    at: float
+
+
+def phase_of(line: str, year: int) -> Seen | None:
+    """The phase that this line begins."""
+    for marker in MARKERS:
+        if marker.pattern.search(line):
+            return Seen(marker.phase, stamp(line, year))
+    return None
+
+
+def stamp(line: str, year: int) -> float:
+    """The time of a log line in Unix seconds (the engine writes local time, without the year); 0 when it has none."""
+    found = STAMP.search(line)
+    if not found:
+        return 0.0
+    part = {k: int(v) for k, v in found.groupdict().items() if v}
+    try:
+        when = datetime(part.get("year", year), part["month"], part["day"], part["h"], part["m"], part["s"], part.get("ms", 0) * 1000)  # noqa: DTZ001
+    except ValueError:
+        return 0.0
+    return when.timestamp()
+
+
+# ---------------------------------------------------------------- what its log says: live arguments
+
+CONFIG = re.compile(r"Initializing a V1 LLM engine \(v(?P<version>[^)]+)\) with config: (?P<rest>.*)")
+FIELD = re.compile(r"(?:^|, )(?P<name>[a-z_]+)=(?P<value>'[^']*'|[A-Za-z0-9_.+/:-]+)(?=,|$)")
+KV = re.compile(r"KV cache size: (?P<tokens>[\d,]+) tokens")
+
+REPORTED = {"max_model_len": "max_seq_len"}
+"""Arguments that the engine reports under another name."""
+
+
+def live_arguments(lines: Sequence[str]) -> dict[str, str]:
+    """What the engine itself says that it runs with: version, model, dtype, max_seq_len, tensor_parallel_size, …"""
+    found: dict[str, str] = {}
+    for line in lines:
+        if match := CONFIG.search(line):
+            found = {"version": match["version"]}
+            for field in FIELD.finditer(match["rest"]):
+                found.setdefault(field["name"], field["value"].strip("'").removeprefix("torch."))
+        elif match := KV.search(line):
+            found["kv_cache_tokens"] = match["tokens"].replace(",", "")
+    return found
+
+
+def differences(release: Release, live: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Declared arguments that the engine reports with another value: {name: (declared, live)}. What it doesn't report can't differ."""
+    declared = {**arguments(release), "served_model_name": release.served_name}
+    out: dict[str, tuple[str, str]] = {}
+    for name, value in declared.items():
+        said = live.get(REPORTED.get(name, name))
+        if said is None or value in ("auto", None):
+            continue
+        if str(value).lower() != said.lower():
+            out[name] = (str(value), said)
+    return out
+
+
+# ---------------------------------------------------------------- what its log says: why it died
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an engine died: a row of `KNOWN`, or the last line that looks like an error."""
+
+    why: str
+    next: str
+    line: str
+    transient: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    pattern: re.Pattern[str]
+    why: str
+    next: str
+    transient: bool = False
+
+
+KNOWN = tuple(
+    Known(re.compile(pattern), why, next_, transient)
+    for pattern, why, next_, transient in (
+        (r"max_model_len \(\d+\) is greater than the derived max_model_len|is greater than the derived max_model_len",
+         "the model was not made for contexts this long", "lower engine.max_model_len to what the model's config.json allows", False),
+        (r"No available memory for the cache blocks|larger than the available KV cache memory|is larger than the maximum number of tokens that can be stored",
+         "the key/value cache does not fit", "lower engine.max_model_len or engine.max_num_seqs, or give it more memory", False),
+        (r"CUDA out of memory|OutOfMemoryError", "the GPU's memory is too small for this model with these arguments",
+         "lower engine.max_model_len or max_num_seqs, raise tensor_parallel_size, or use quantised weights", False),
+        (r"[Cc]annot allocate memory|MemoryError|std::bad_alloc|Unable to allocate", "this machine's memory is too small for this model with these arguments",
+         "stop another model (llm-pipeline status), or lower engine.max_model_len or max_num_seqs", False),
+        (r"[Bb]float16 is only supported on GPUs|Your device .* does not support bfloat16", "this GPU can not compute in bfloat16", "set engine.dtype: float16", False),
+        (r"torch\.\w+ is not supported for quantization|dtype .* is not supported|Unknown dtype|not a valid torch dtype|Input should be 'auto', 'half'",
+         "the engine can not use this dtype", "set engine.dtype to auto, bfloat16, float16 or float32", False),
+        (r"must be divisible by tensor parallel size|not divisible by tensor_parallel_size", "tensor_parallel_size does not divide the model's attention heads",
+         "set engine.tensor_parallel_size to a divisor of num_attention_heads", False),
+        (r"unexpected keyword argument|unrecognized arguments|Extra inputs are not permitted", "the engine does not know one of its arguments",
+         "correct engine.extra; the names are those of vLLM's engine arguments", False),
+        (r"invalid choice:|Input should be |ValidationError|validation error for", "an engine argument has a value that it can not have", "correct the argument that the line names", False),
+        (r"Model architectures? .* (?:are|is) not supported|has no vLLM implementation", "this engine version can not run this architecture",
+         "use another model, or an image with an engine that knows it", False),
+        (r"SafetensorError|Error while deserializing header|HeaderTooLarge|InvalidHeader|incomplete metadata, file not fully covered",
+         "a weights file is damaged", "llm-pipeline up repairs it: the check digests_match names the file", False),
+        (r"does not appear to have a file named|No such file or directory|FileNotFoundError|Can't load (?:the configuration|tokenizer)",
+         "a file that the engine needs is missing", "look at the check digests_match of model_weights", False),
+        (r"trust_remote_code", "the model brings code of its own, which is not run unless told", "set engine.extra.trust_remote_code: true if you trust it", False),
+        (r"[Aa]ddress already in use|Failed to bind|EADDRINUSE", "a port was taken between the check and the start", "run the same command again", True),
+        (r"No space left on device", "the disk is full", "make room (llm-pipeline doctor), then run the same command again", True),
+        (r"CUDA driver version is insufficient|no CUDA-capable device|Found no NVIDIA driver", "the engine finds no usable GPU driver", "check nvidia-smi on this machine", False),
+        (r"ImportError|ModuleNotFoundError|undefined symbol", "the image is broken or does not fit this machine", "make clean, then up: the image is built anew", False),
+        (r"KeyError: '(?:model\.|lm_head|layers)|size mismatch|shape mismatch|Attempted to load weight .* into parameter", "the weights do not fit the model's config.json",
+         "check that config.json and the weights come from the same model", False),
+    )
+)  # fmt: skip
+
+ERROR_LINE = re.compile(r"(?:^|[\s.])(?P<name>[A-Z]\w*(?:Error|Exception|Died|Exit))\b:? ?(?P<text>.*)")
+WRAPPERS = re.compile(r"EngineDeadError|Engine core initialization failed|RayTaskError|RayActorError|ActorDiedError|See root cause above|WorkerProc initialization failed")
+
+
+def cause(lines: Sequence[str]) -> Cause | None:
+    """Why the engine died, as far as its log tells: the first known cause, else the last error that is not just a wrapper."""
+    for line in lines:
+        if "ERROR" in line or ERROR_LINE.search(line) or "error:" in line:
+            for known in KNOWN:
+                if known.pattern.search(line) and not WRAPPERS.search(line):
+                    return Cause(known.why, known.next, clean(line), known.transient)
+    errors = [line for line in lines if ERROR_LINE.search(line) and not WRAPPERS.search(line)]
+    if errors:
+        return Cause("the engine stopped with the error below", "look at the whole log: llm-pipeline logs MODEL", clean(errors[-1]))
+    return None
+
+
+def clean(line: str) -> str:
+    """A log line without its prefix, at most 300 characters, without secrets."""
+    text = re.sub(r"^\s*\(?[\w.:-]*(?: pid=\d+)?\)?\s*(?:ERROR|INFO|WARNING) [\d\- :,]+ ?(?:\[[^\]]+\] ?)?", "", line).strip()
+    return redact(re.sub(r"\x1b\[[0-9;]*m", "", text)[:300])

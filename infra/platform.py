@@ -1,0 +1,356 @@
+"""The interface that every platform implements: a record of parts, each with the verbs observe, apply, delete.
+
+A reader who knows one platform knows all: one folder per platform, one file per part, the same file names, the same verbs in the
+same order. What only some platforms can do is a protocol of its own. The stages in `assets/` know nothing but this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from infra.errors import Problem
+from infra.specs import ClusterSpec, ModelSpec, fields_of
+from infra.waiting import Progress
+from infra.weights import Bad, Facts, Manifest, Seen
+
+Spec = TypeVar("Spec", contravariant=True)
+State = TypeVar("State", covariant=True)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is served: engine spec × weights × image. Its id is the hash of those, so that equal things have equal names.
+
+    source    where the weights come from, as resolved (for people, and for fetching them again)
+    base      folder that relative paths in the spec start from
+    image     digest of what the engine runs in
+    """
+
+    spec: ModelSpec
+    revision: str
+    manifest: Manifest
+    image: str
+    source: str
+    base: str = ""
+
+    @property
+    def model(self) -> str:
+        return self.spec.name
+
+    @cached_property
+    def id(self) -> str:
+        """10 hex digits of the hash of the spec's `release` fields, the manifest and the image (the rule: docs/architecture.md)."""
+        what = {"spec": fields_of(self.spec, "release"), "served_name": self.served_name, "manifest": self.manifest.digest, "image": self.image}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def name(self) -> str:
+        """Its name on the platform."""
+        return f"{self.model}-{self.id}"
+
+    @property
+    def served_name(self) -> str:
+        return self.spec.served_name or self.model
+
+    @property
+    def needs_gpu(self) -> bool:
+        return bool(self.spec.resources.gpu)
+
+
+# ---------------------------------------------------------------- states: what a part looks like now
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """A place where models can run. `identity` proves that it is the same place as before."""
+
+    identity: Mapping[str, str]
+    facts: Mapping[str, Any]
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return digest_of(self.identity)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Whether a release fits, next to what serves already. Bytes and CPUs."""
+
+    fits: bool
+    why: str
+    needs: Mapping[str, float]
+    free: Mapping[str, float]
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return digest_of({k: round(v, 3) for k, v in self.needs.items()})
+
+
+@dataclass(frozen=True)
+class WeightsState:
+    """The files of one revision, where the engine can read them."""
+
+    manifest: str
+    path: str
+    size: int
+    fetched_bytes: int = 0
+    seconds: float = 0.0
+    facts: Facts | None = None
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return self.manifest
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """What the engine runs in, ready to start."""
+
+    digest: str
+    where: str
+    size: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return self.digest
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One release on the platform.
+
+    phase      starting · ready · dead (its processes are gone, or it does not answer any more)
+    address    host and port of its own OpenAI-compatible server; None before it has one
+    arguments  what the engine itself says it runs with (from its log or its API), empty before it said so
+    """
+
+    release: str
+    model: str
+    phase: str
+    address: tuple[str, int] | None = None
+    since: float = 0.0
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    in_place: str = ""
+    problem: Problem | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return self.release
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which release a served name goes to."""
+
+    model: str
+    served_name: str
+    release: str
+    address: tuple[str, int]
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """The stable address, and the release that answers there for one model. `release` None: it answers nothing for it."""
+
+    url: str
+    healthy: bool
+    release: str | None = None
+    generation: int = 0
+    changed: bool = False
+
+    @property
+    def data_version(self) -> str:
+        return self.release or "none"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the router and the engine counted for one model, since the router's boot."""
+
+    in_flight: int
+    arrivals: int
+    total: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that this product made. `why_ours` is the proof."""
+
+    part: str
+    id: str
+    cluster: str
+    model: str | None
+    release: str | None
+    why_ours: str
+    usd_per_hour: float | None = 0.0
+    bytes: int = 0
+    data: bool = False
+
+
+# ---------------------------------------------------------------- the parts
+
+
+class Part(Protocol[Spec, State]):
+    """One part of the life on one platform. Every call may be killed anywhere and made again."""
+
+    def observe(self, spec: Spec) -> State | None:
+        """Reads what exists. Changes nothing. None: absent. Raises Transient when it cannot tell."""
+
+    def apply(self, spec: Spec, progress: Progress) -> State:
+        """Makes it so and waits until it is, within the deadline. Adopts what an earlier call left behind."""
+
+    def delete(self, spec: Spec, progress: Progress) -> None:
+        """Removes it and waits for its absence. Absent already: done. Touches nothing that is not ours."""
+
+
+class WeightsPart(Part[Release, WeightsState], Protocol):
+    """`model_weights`."""
+
+    def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
+        """Asks the source what it holds now; `revision` in place of the declared one."""
+
+    def verify(self, release: Release, progress: Progress) -> tuple[Bad, ...]:
+        """Reads every byte again; what differs from the manifest."""
+
+
+class ImagePart(Part[Release, ImageState], Protocol):
+    """`image`."""
+
+    def resolve(self, spec: ModelSpec, progress: Progress) -> str:
+        """The digest of the image that this spec asks for. Makes nothing."""
+
+
+class CapacityPart(Part[Release, Capacity], Protocol):
+    """`gpu_nodepool`."""
+
+    def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
+        """Whether the release fits next to everything that runs, once the releases named in `without` are gone."""
+
+
+class ServicePart(Part[Release, ServiceState], Protocol):
+    """`ray_service`."""
+
+    def running(self, model: str | None = None) -> tuple[ServiceState, ...]:
+        """Every release of this model (of all models) that has anything on the platform."""
+
+    def remove(self, name: str, progress: Progress) -> None:
+        """As `delete`, by the release's name: for what no record describes any more."""
+
+    def adjust(self, release: Release, progress: Progress) -> ServiceState:
+        """Brings what changes in place (replicas) to what the spec says."""
+
+    def log(self, name: str, part: str) -> Iterator[Path]:
+        """The log files of a release, newest last; `part` is engine, ray or route."""
+
+
+class EndpointPart(Part[Route, EndpointState], Protocol):
+    """`endpoint`."""
+
+    def in_flight(self, release: str) -> int | None:
+        """Requests that this release is answering; None: it cannot be told."""
+
+    def closed(self, model: str, served_name: str, seconds: float, phase: str, progress: Progress) -> None:
+        """Nobody answers for this name for about so many seconds: requests are held. 0: not any more, they are refused at once."""
+
+    @property
+    def url(self) -> str:
+        """The OpenAI-compatible base address, ending in /v1."""
+
+    def headers(self) -> dict[str, str]:
+        """What a client of ours must send (the API key, when there is one)."""
+
+
+class UsagePart(Protocol):
+    """`usage`: evidence of traffic."""
+
+    def sample(self, model: str) -> Traffic | None:
+        """What was counted; None when it cannot be told."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A small document with the version that a `put` must name."""
+
+    value: Mapping[str, Any]
+    version: int
+
+
+class Records(Protocol):
+    """What people and policies decided, on the platform itself; and the locks.
+
+    `owner` is a model's or a cluster's name. Names may contain one slash (`release/4f1d…`).
+    """
+
+    def get(self, owner: str, name: str) -> Record | None:
+        """The document, or None."""
+
+    def put(self, owner: str, name: str, value: Mapping[str, Any], version: int | None) -> Record:
+        """Writes if the stored version is `version` (None: there must be none). Else raises Conflict."""
+
+    def list(self, owner: str, prefix: str = "") -> dict[str, Record]:
+        """All documents of one owner whose names start with `prefix`."""
+
+    def owners(self) -> tuple[str, ...]:
+        """Everybody who has a document."""
+
+    def delete(self, owner: str, name: str) -> None:
+        """Absent already: done."""
+
+    def purge(self, owner: str) -> None:
+        """Removes everything of one owner."""
+
+    def lock(self, name: str, who: str, progress: Progress) -> AbstractContextManager[None]:
+        """Waits for the lock, saying who holds it; it dies with its holder."""
+
+
+class Inventory(Protocol):
+    """Everything of ours that exists."""
+
+    def find(self) -> tuple[Leftover, ...]:
+        """Read from the platform itself, never from records."""
+
+    def remove(self, leftover: Leftover, progress: Progress) -> None:
+        """Removes one thing that `find` showed."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One platform as a record of its parts, in the order of life."""
+
+    name: str
+    cluster: Part[ClusterSpec, ClusterState]
+    gpu_nodepool: CapacityPart
+    model_weights: WeightsPart
+    image: ImagePart
+    ray_service: ServicePart
+    endpoint: EndpointPart
+    records: Records
+    usage: UsagePart
+    inventory: Inventory
+    sweep_pause: float = 60.0
+    """Seconds between the two looks that prove that nothing is left."""
+
+
+def digest_of(value: Any) -> str:
+    """16 hex digits of the hash of anything that is JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,136 @@
+"""Who may go live, and what to do next: pure functions of facts.
+
+Everything that a decision needs comes in; the reason goes out and is stored with what it caused, so that `why` prints what was
+thought then and never derives it again. Level-triggered: it makes no difference whether a change came a second or a week ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["in step", "wait", "heal", "redeploy", "give up"]
+
+HEALS_PER_HOUR = 3
+"""More often than this something is wrong that another restart won't mend."""
+
+BACK_OFF = (60.0, 300.0, 900.0)
+"""Seconds to wait after the first, second, third transient failure of one release; after the last it is marked failed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, with which release, and the reason in a sentence. `until`: when a wait ends by itself (Unix seconds)."""
+
+    action: Action
+    why: str
+    release: str | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about one model at one moment.
+
+    desired          release that should be live; None when it could not be told (then `unknown` says why)
+    live             release that the router serves by record; None before the first acceptance
+    live_healthy     its processes live and it answers; None: cannot tell
+    router_healthy   the router answers and sends the model to `live`; None: cannot tell
+    mark             why automation must leave `desired` alone
+    failures         ends of the transient failures of `desired` since its last success or `retry`
+    heals            when `live` was healed
+    busy             what is under way for this model already
+    """
+
+    wanted: bool
+    now: float
+    desired: str | None = None
+    unknown: str = ""
+    live: str | None = None
+    live_healthy: bool | None = None
+    live_problem: str = ""
+    router_healthy: bool | None = None
+    mark: str | None = None
+    live_mark: str | None = None
+    failures: Sequence[float] = ()
+    heals: Sequence[float] = ()
+    busy: str | None = None
+
+
+def decide(facts: Facts) -> Verdict:
+    """What the loop does now for one model."""
+    if not facts.wanted:
+        return Verdict("in step", "nobody wants it")
+    if facts.busy:
+        return Verdict("wait", facts.busy)
+    if facts.desired is None:
+        return Verdict("wait", facts.unknown or "nothing was admitted yet") if facts.live is None else _keep(facts)
+    if facts.desired == facts.live:
+        return _keep(facts)
+    if facts.mark:
+        return _keep(facts, f"{facts.desired} waits: {facts.mark}") if facts.live else Verdict("wait", facts.mark)
+    return _bring_up(facts)
+
+
+def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
+    """The live release stays: heal it when it is proved to be ill. "Cannot tell" is a reason to wait, never to heal."""
+    if facts.live_healthy is None or (facts.live_healthy and facts.router_healthy is None):
+        return Verdict("wait", f"cannot tell whether {facts.live} serves: {facts.live_problem or 'no answer in time'}")
+    if facts.live_healthy and facts.router_healthy:
+        return Verdict("in step" if otherwise == "in step" else "wait", otherwise, facts.live)
+    if facts.live_mark:
+        return Verdict("wait", facts.live_mark, facts.live)
+    recent = [at for at in facts.heals if facts.now - at < 3600]
+    if len(recent) >= HEALS_PER_HOUR:
+        return Verdict("give up", f"{facts.live} was healed {len(recent)} times within an hour and is down again: {facts.live_problem or 'no answer'}", facts.live)
+    return Verdict("heal", facts.live_problem or "the router does not answer", facts.live)
+
+
+def _bring_up(facts: Facts) -> Verdict:
+    """The desired release is not live: try, or wait out the pause after a transient failure."""
+    if len(facts.failures) >= len(BACK_OFF):
+        return Verdict("give up", f"{facts.desired} failed {len(facts.failures)} times for reasons that might have passed", facts.desired)
+    if facts.failures:
+        until = facts.failures[-1] + BACK_OFF[len(facts.failures) - 1]
+        if facts.now < until:
+            return Verdict("wait", f"{facts.desired} failed {len(facts.failures)} times; next try in {until - facts.now:,.0f} s", facts.desired, until)
+    return Verdict("redeploy", f"{facts.live or 'nothing'} -> {facts.desired}", facts.desired)
+
+
+# ---------------------------------------------------------------- which revision
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whether what the source shows now may go live. `ends_pin`: it is newer than what a rollback left."""
+
+    admitted: bool
+    why: str
+    ends_pin: bool = False
+
+
+def admit(
+    seen: str,
+    *,
+    admitted: str | None,
+    known: frozenset[str] = frozenset(),
+    pin_until: str | None = None,
+    pin_names_revision: bool = False,
+    asked: bool = False,
+) -> Admission:
+    """Whether the manifest `seen` may replace `admitted`.
+
+    known               manifests that were accepted or left before: none of them is "newer"
+    pin_until           "newer" (a rollback's pin), "unpinned" (a person's), None: no pin
+    asked               a person named this very revision
+    """
+    if pin_until == "unpinned" and (pin_names_revision or not asked):
+        return Admission(False, "pinned until `unpin`")
+    if pin_until == "newer":
+        if seen in known:
+            return Admission(False, "pinned by a rollback until something newer appears")
+        return Admission(True, "newer than what the rollback left", ends_pin=True)
+    if seen == admitted:
+        return Admission(True, "as admitted before")
+    return Admission(True, "named by a person" if asked else "the newest at the source")

@@ -1,0 +1,187 @@
+"""How one model stands now: what is wanted, what should be live, what is. Read from platform and records only, never from Dagster.
+
+The loop, `up`, `status` and later `plan` all look through here, so that they can't disagree.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord
+from infra.errors import ConfigError, PipelineError, Problem, Transient
+from infra.platform import EndpointState, Platform, Release, Route, ServiceState
+from infra.policy import Facts
+from infra.specs import ModelSpec
+from infra.waiting import Progress
+from infra.weights import Manifest
+
+State = Literal["absent", "starting", "serving", "degraded", "asleep", "stopping", "failed", "broken"]
+
+
+def desired(decisions: Decisions, platform: Platform, spec: ModelSpec, base: Path, progress: Progress, named: str | None = None) -> Release:
+    """What should be live: the named or pinned release as recorded, else what is declared with what is admitted."""
+    pin = decisions.pin
+    wanted = named or (pin.release if pin else None)
+    if wanted:
+        record = decisions.release(wanted)
+        if record is None:
+            raise ConfigError(f"{decisions.model} has no release {wanted}", next=f"llm-pipeline history {decisions.model} lists them")
+        return record.release
+    admitted = decisions.admitted
+    if admitted is None:
+        raise ConfigError(f"no revision of {decisions.model} was admitted yet", next=f"llm-pipeline up {decisions.model}")
+    image = platform.image.resolve(spec, progress)
+    return Release(spec, admitted.revision, Manifest.from_dict(admitted.manifest), image, admitted.source, str(base))
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that is known about one model. `unknown` says why `desired` could not be told; None in a state: not observed."""
+
+    model: str
+    deployment: Deployment | None
+    desired: Release | None
+    unknown: str
+    desired_record: ReleaseRecord | None
+    live: ReleaseRecord | None
+    live_since: float | None
+    service: ServiceState | None
+    service_unknown: str
+    others: tuple[ServiceState, ...]
+    endpoint: EndpointState | None
+    endpoint_unknown: str
+    pin: Pin | None
+    admitted: Admitted | None
+    claim: Claim | None
+    in_flight: int | None
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.deployment and self.deployment.wanted)
+
+    @property
+    def serves(self) -> bool:
+        """The live release answers through the router, as far as was seen."""
+        routed = bool(self.endpoint and self.endpoint.healthy and self.live and self.endpoint.release == self.live.release.name)
+        return bool(self.service and self.service.ready) and routed
+
+    @property
+    def in_step(self) -> bool:
+        """What serves is what should: nothing is to be done."""
+        return self.serves and self.desired is not None and self.live is not None and self.desired.id == self.live.id and not self.others
+
+
+def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> Situation:
+    """Observes one model. Takes at most a few seconds: whatever does not answer in time is "cannot tell"."""
+    decisions = Decisions(platform.records, model)
+    live_doc = decisions.live
+    live = decisions.release(live_doc.release) if live_doc else None
+    release, unknown = _desired(decisions, platform, spec, base)
+    service, service_unknown = _service(platform, live)
+    endpoint, endpoint_unknown = _endpoint(platform, live)
+    running = platform.ray_service.running(model)
+    return Situation(
+        model, decisions.deployment, release, unknown, decisions.release(release.id) if release else None,
+        live, live_doc.since if live_doc else None, service, service_unknown,
+        tuple(state for state in running if not live or state.release != live.release.name),
+        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()),
+        platform.endpoint.in_flight(live.release.name) if live else None,
+    )  # fmt: skip
+
+
+def facts(seen: Situation, *, busy: str | None, now: float) -> Facts:
+    """What `decide` needs to know."""
+    record = seen.desired_record
+    failures = _failures(record)
+    problem = seen.service.problem.text() if seen.service and seen.service.problem else ""
+    return Facts(
+        wanted=seen.wanted, now=now, desired=seen.desired.id if seen.desired else None, unknown=seen.unknown,
+        live=seen.live.id if seen.live else None,
+        live_healthy=None if seen.service_unknown else bool(seen.service and seen.service.ready) if seen.live else None,
+        live_problem=seen.service_unknown or problem or ("nothing of it runs" if seen.live and not seen.service else ""),
+        router_healthy=None if seen.endpoint_unknown else bool(seen.endpoint and seen.live and seen.endpoint.release == seen.live.release.name),
+        mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
+        live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
+        failures=failures, heals=seen.live.heals if seen.live else (), busy=busy,
+    )  # fmt: skip
+
+
+def state_of(seen: Situation, *, busy: bool = False) -> tuple[State, Problem | None]:
+    """The word for `status`, and the first thing that is wrong."""
+    if not seen.wanted:
+        return ("stopping", None) if seen.others or (seen.service and seen.service.phase != "dead") else ("absent", None)
+    if seen.serves:
+        problem = _behind(seen)
+        return ("degraded", problem) if problem and not busy else ("serving", None)
+    if busy or seen.claim:
+        return "starting", None
+    return "failed", _why_not(seen)
+
+
+def _behind(seen: Situation) -> Problem | None:
+    """It answers, yet something is not as wanted."""
+    if seen.desired is None:
+        return Problem(f"{seen.model}: what should serve can not be told", why=seen.unknown, next=f"llm-pipeline up {seen.model}")
+    record = seen.desired_record
+    if seen.live and seen.desired.id != seen.live.id:
+        if record and record.mark:
+            last = record.last.problem.problem() if record.last and record.last.problem else None
+            why = last.why if last and last.why else record.mark.why
+            return Problem(f"release {record.id} was {record.mark.kind}; {seen.live.id} serves on", why=why, next=f"llm-pipeline retry {seen.model}, or correct it and: llm-pipeline up {seen.model}")
+        return Problem(f"release {seen.desired.id} is declared, {seen.live.id} serves", why="it was not rolled out yet", next=f"llm-pipeline up {seen.model}")
+    return None
+
+
+def _why_not(seen: Situation) -> Problem:
+    """Wanted, and nothing answers."""
+    for record in (seen.desired_record, seen.live):
+        if record and record.last and record.last.problem:
+            return record.last.problem.problem()
+    if seen.service and seen.service.problem:
+        return Problem(seen.service.problem.what, why=seen.service.problem.why, next=f"llm-pipeline up {seen.model}")
+    if seen.service_unknown or seen.endpoint_unknown:
+        return Problem(f"{seen.model} does not answer", why=seen.service_unknown or seen.endpoint_unknown, next=f"llm-pipeline logs {seen.model}")
+    return Problem(f"{seen.model} is wanted, and nothing of it serves", why=seen.unknown or None, next=f"llm-pipeline up {seen.model}")
+
+
+def _failures(record: ReleaseRecord | None) -> tuple[float, ...]:
+    """Ends of the transient failures since the last success."""
+    out: list[float] = []
+    for attempt in record.attempts if record else ():
+        if attempt.result == "accepted":
+            out.clear()
+        elif attempt.result == "failed" and attempt.transient and attempt.ended:
+            out.append(attempt.ended)
+    return tuple(out)
+
+
+def _desired(decisions: Decisions, platform: Platform, spec: ModelSpec | None, base: Path) -> tuple[Release | None, str]:
+    pin = decisions.pin
+    if spec is None and not (pin and pin.release):
+        return None, "no YAML declares it any more"
+    try:
+        return desired(decisions, platform, spec, base, Progress(5)), ""  # type: ignore[arg-type]
+    except PipelineError as error:
+        return None, error.problem.what
+
+
+def _service(platform: Platform, live: ReleaseRecord | None) -> tuple[ServiceState | None, str]:
+    if live is None:
+        return None, ""
+    try:
+        return platform.ray_service.observe(live.release), ""
+    except Transient as error:
+        return None, error.problem.what
+
+
+def _endpoint(platform: Platform, live: ReleaseRecord | None) -> tuple[EndpointState | None, str]:
+    if live is None:
+        return None, ""
+    release = live.release
+    try:
+        return platform.endpoint.observe(Route(release.model, release.served_name, release.name, ("127.0.0.1", 0))), ""
+    except Transient as error:
+        return None, error.problem.what

@@ -1,0 +1,56 @@
+"""The local platform: this machine, with a real engine. Nothing but ordinary processes, files and loopback ports."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from infra.decisions import Decisions
+from infra.local.cluster import LocalCluster
+from infra.local.endpoint import LocalEndpoint
+from infra.local.gpu_nodepool import LocalCapacity
+from infra.local.image import LocalImage
+from infra.local.inventory import LocalInventory
+from infra.local.model_weights import LocalWeights
+from infra.local.ray_service import LocalService
+from infra.local.records import LocalRecords
+from infra.local.usage import LocalUsage
+from infra.platform import Platform
+from infra.settings import Settings
+
+
+def platform(settings: Settings, cluster: str = "local") -> Platform:
+    """The parts of one home on this machine."""
+    records = LocalRecords(settings.home)
+    endpoint = LocalEndpoint(settings, records)
+    weights = LocalWeights(settings)
+    image = LocalImage(settings.cache_dir, settings.torch_index)
+    service = LocalService(settings.home, temp_dir(settings), image, weights)
+
+    def live(model: str) -> tuple[str, str] | None:
+        decisions = Decisions(records, model)
+        found = decisions.live
+        record = decisions.release(found.release) if found else None
+        return (record.release.served_name, record.release.name) if record else None
+
+    return Platform(
+        name="local",
+        cluster=LocalCluster(settings, endpoint),
+        gpu_nodepool=LocalCapacity(weights, service),
+        model_weights=weights,
+        image=image,
+        ray_service=service,
+        endpoint=endpoint,
+        records=records,
+        usage=LocalUsage(endpoint, live),
+        inventory=LocalInventory(settings, service, endpoint, lambda _: cluster),
+        sweep_pause=1.0,
+    )
+
+
+def temp_dir(settings: Settings) -> Path:
+    """A short private folder of this home and user for Ray's sockets, whose names are limited to 107 bytes."""
+    digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
+    root = settings.temp if len(str(settings.temp)) <= 16 and settings.temp.is_dir() else Path("/tmp")  # noqa: S108 - the folder is private
+    return root / f"lp{os.getuid()}-{digest}"

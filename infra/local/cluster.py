@@ -1,0 +1,52 @@
+"""cluster on this machine: its CPUs, memory and GPUs, a home for what we keep, and the stable port.
+
+Upstream     nothing            Downstream     everything
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from infra.errors import ConfigError, Transient
+from infra.local import machine
+from infra.local.endpoint import LocalEndpoint, free_port
+from infra.platform import ClusterState
+from infra.settings import Settings, private
+from infra.specs import ClusterSpec
+from infra.waiting import Progress
+
+
+class LocalCluster:
+    """`Part[ClusterSpec, ClusterState]`. Identity: the machine and the home; a moved disk is another cluster."""
+
+    def __init__(self, settings: Settings, endpoint: LocalEndpoint) -> None:
+        self._settings, self._endpoint = settings, endpoint
+
+    def observe(self, spec: ClusterSpec) -> ClusterState | None:
+        if not self._settings.home.is_dir():
+            return None
+        here = machine.look()
+        identity = {"machine": here.machine_id, "host": here.host, "home": str(self._settings.home)}
+        facts = asdict(here) | {"memory_free": machine.memory_free(), "disk_free": machine.disk_free(self._settings.home), "endpoint": self._endpoint.url}
+        return ClusterState(identity, facts)
+
+    def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
+        """Makes the home, and sees that the stable port is ours or free."""
+        existed = self._settings.home.is_dir()
+        try:
+            private(self._settings.home)
+            (self._settings.home / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise ConfigError(
+                f"the home {self._settings.home} can not be written", why=str(error), next="set LLM_PIPELINE_HOME to a folder of yours, or make room there",
+            ) from error  # fmt: skip
+        if not self._endpoint.running():
+            free_port(self._settings.endpoint_port)
+        state = self.observe(spec)
+        if state is None:
+            raise Transient(f"the home {self._settings.home} vanished", next="run the same command again")
+        return replace(state, changed=not existed)
+
+    def delete(self, spec: ClusterSpec, progress: Progress) -> None:
+        """The machine stays; what of ours runs for the whole cluster (the router) ends."""
+        self._endpoint.stop(progress)

@@ -1,0 +1,96 @@
+"""What this machine has and who uses it: CPUs, memory, disk, GPUs, ports. Reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes; `gpus` are names as the driver gives them."""
+
+    cpus: int
+    memory: int
+    gpus: tuple[str, ...]
+    kernel: str
+    python: str
+    host: str
+    machine_id: str
+
+
+def look() -> Machine:
+    """This machine."""
+    with contextlib.suppress(OSError):
+        machine_id = Path("/etc/machine-id").read_text().strip()
+        return _machine(machine_id or "none")
+    return _machine("none")
+
+
+def _machine(machine_id: str) -> Machine:
+    return Machine(
+        len(os.sched_getaffinity(0)), memory_limit(), gpus(), platform.release(), platform.python_version(), socket.gethostname(), machine_id,
+    )  # fmt: skip
+
+
+def memory_limit() -> int:
+    """Memory of the machine, or of the control group that we are in when that is less."""
+    total = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(total)
+
+
+def memory_free() -> int:
+    """Bytes that new processes can have without swapping."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        free = min(free, max(0, limit - used))
+    return int(free)
+
+
+def disk_free(path: Path) -> int:
+    """Bytes free where `path` lies or will lie."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def gpus() -> tuple[str, ...]:
+    """GPUs that the driver shows; none when there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return ()
+    try:
+        done = subprocess.run([program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
+
+
+def holder(port: int) -> str | None:
+    """Who listens on this TCP port: `name (pid 123, user)`; None when nobody does, or it can not be told."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for found in psutil.net_connections(kind="tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
+                return describe(found.pid) if found.pid else "a process of another user"
+    return None
+
+
+def describe(pid: int) -> str:
+    """A process in words."""
+    try:
+        process = psutil.Process(pid)
+        return f"{process.name()} (pid {pid}, user {process.username()})"
+    except psutil.Error:
+        return f"pid {pid}"

@@ -1,0 +1,209 @@
+"""Processes of ours on this machine: started in sessions of their own, found again, ended without a trace.
+
+A process is ours when its environment carries our mark, or when it belongs to a session whose leader we recorded and that leader
+is still the same process (boot id, pid and start ticks agree), or was, and marked members remain. Names are never looked at: a
+Ray head or HAProxy of somebody else carries no mark of ours. Two sources are needed: some programs overwrite their environment
+when they set their title (then the session tells), and some start sessions of their own (then the mark tells).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from infra.errors import Transient
+from infra.settings import private
+from infra.waiting import Progress
+
+MARK = "LLM_PIPELINE_MARK"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process, told from any later one with the same number."""
+
+    boot: str
+    pid: int
+    ticks: int
+    mark: str
+
+    @property
+    def alive(self) -> bool:
+        return self.boot == boot_id() and start_ticks(self.pid) == self.ticks and not is_zombie(self.pid)
+
+
+def boot_id() -> str:
+    """Changes with every start of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None when there is none."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def is_zombie(pid: int) -> bool:
+    """Ended, but not yet collected by its parent."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] == "Z"
+
+
+def mark_of(home: Path, part: str, name: str) -> str:
+    """`<hash of the home>:<part>:<name>`: what every process of one thing of one home carries in its environment."""
+    return f"{home_id(home)}:{part}:{name}"
+
+
+def home_id(home: Path) -> str:
+    """8 hex digits that tell this home from that of another clone."""
+    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+
+
+def spawn(argv: Sequence[str], *, mark: str, record: Path, log: Path, env: Mapping[str, str], cwd: Path) -> Identity:
+    """Starts a program in a session of its own and writes down who it is.
+
+    A kill between the start and the note loses nothing: the mark in the environment finds it again.
+    """
+    private(log.parent)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env={**env, MARK: mark}, cwd=cwd, start_new_session=True, close_fds=True,
+        )  # fmt: skip
+    identity = Identity(boot_id(), process.pid, start_ticks(process.pid) or 0, mark)
+    write_json(record, asdict(identity))
+    return identity
+
+
+def recorded(record: Path) -> Identity | None:
+    """Who was started here, whether it still lives or not."""
+    value = read_json(record)
+    return Identity(**value) if value else None
+
+
+def members(mark: str, record: Path | None = None) -> frozenset[int]:
+    """The living processes of one thing: by mark, and by session."""
+    return _grow(frozenset(pid for pid, found in marked() if found == mark), recorded(record) if record else None)
+
+
+def marked(prefix: str = "") -> Iterator[tuple[int, str]]:
+    """(pid, mark) of every living process of this machine whose mark starts with `prefix`."""
+    needle = f"{MARK}=".encode()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            environ = Path(entry.path, "environ").read_bytes()
+            at = environ.find(needle)
+            if at < 0 or (at > 0 and environ[at - 1] != 0):
+                continue
+            found = environ[at + len(needle) :].split(b"\0", 1)[0].decode(errors="replace")
+            if found.startswith(prefix) and not is_zombie(int(entry.name)):
+                yield int(entry.name), found
+
+
+def end(mark: str, progress: Progress, *, record: Path | None = None, grace: float = 10.0, soft: int = signal.SIGTERM) -> int:
+    """Ends every process of one thing: `soft`, and SIGKILL after `grace` seconds. Returns how many there were.
+
+    Raises Transient when one is still there after another 10 s (a process stuck in the kernel).
+    """
+    found = members(mark, record)
+    if not found:
+        return 0
+    total = len(found)
+    if grace > 0:
+        _signal(found, soft)
+        _wait_gone(mark, record, grace, progress)
+    hard_until = time.monotonic() + 10
+    while left := members(mark, record):
+        if time.monotonic() > hard_until:
+            raise Transient(
+                f"processes {sorted(left)} do not end",
+                likely="the kernel holds them (a device or a file system that does not answer)",
+                next="look at them with: ps -o pid,stat,wchan,args -p " + ",".join(map(str, sorted(left))),
+            )
+        _signal(left, signal.SIGKILL)
+        time.sleep(0.05)
+    return total
+
+
+def memory(mark: str, record: Path | None = None) -> int:
+    """Proportional set size of all processes of one thing, in bytes (shared pages are counted once)."""
+    total = 0
+    for pid in members(mark, record):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+# ---------------------------------------------------------------- small files, written beside and moved into place
+
+
+def write_json(path: Path, value: object) -> None:
+    """Whole or not at all, mode 0600."""
+    private(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, object] | None:  # noqa: D103
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# ---------------------------------------------------------------- private
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat after the name (which may hold spaces and parentheses): state first."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _grow(pids: frozenset[int], leader: Identity | None) -> frozenset[int]:
+    """Adds what shares a session with the marked ones or with a leader that is provably ours."""
+    sessions = {int(fields[3]) for pid in pids if (fields := _stat(pid))}
+    if leader and leader.alive:
+        sessions.add(leader.pid)
+    sessions.discard(os.getsid(0))
+    found = set(pids)
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) and int(fields[3]) in sessions and fields[0] != "Z":
+            found.add(int(entry.name))
+    return frozenset(found - {os.getpid()})
+
+
+def _signal(pids: frozenset[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _wait_gone(mark: str, record: Path | None, seconds: float, progress: Progress) -> None:
+    until = time.monotonic() + seconds
+    while members(mark, record) and time.monotonic() < until:
+        progress.phase(progress.phases[-1].name if progress.phases else "stop", "processes are ending")
+        time.sleep(0.1)

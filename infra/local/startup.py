@@ -1,0 +1,269 @@
+"""From started processes to an engine that answers: phases from its own log, and an early end when it died.
+
+What is looked at, in order: the processes (gone: over), the log (which phase, which error), Serve's REST API (the state of the
+application; a failed one is over at once), and at last the engine itself, by one token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra import engine
+from infra.errors import Permanent, PipelineError, Transient, tail
+from infra.local.launch import LOOPBACK, Folders, Service, in_place
+from infra.local.processes import members, read_json, write_json
+from infra.platform import Release, ServiceState, digest_of
+from infra.settings import secret
+from infra.waiting import Progress
+
+POLL = 0.4
+HEALTH_SECONDS = 2.0
+
+
+class EngineFailed(Permanent):
+    """The engine died while it started, for a reason that the same start would meet again."""
+
+
+class EngineDied(Transient):
+    """The engine died while it started, and its log does not say why (killed from outside, out of memory)."""
+
+
+class PortTaken(Transient):
+    """Somebody took one of our ports between the check and the bind."""
+
+
+def wait_ready(folders: Folders, release: Release, weights: str, progress: Progress) -> ServiceState:
+    """Waits until the engine answers a token; raises within seconds of its death, with the decisive log line."""
+    service = stored(folders)
+    began, log = time.time(), Log(folders, service)
+    first = "ray head" if service.kind == "ray" else "engine: import"
+    progress.phase(first, release.name)
+    while True:
+        log.read(progress)
+        _raise_if_dead(folders, release, service, log)
+        if service.kind == "ray":
+            ready = _serve_ready(folders, release, service, weights, progress, log)
+        else:
+            ready = _answers(service, "/health")
+        if ready and _first_token(release, service, progress):
+            break
+        progress.sleep(POLL)
+    log.read(progress)
+    progress.end()
+    return _write_ready(folders, release, service, log, progress.seconds(), time.time() - began)
+
+
+def deploy(folders: Folders, release: Release, weights: str, progress: Progress) -> None:
+    """Puts the application; the same again changes nothing, other replica numbers are applied in place."""
+    service = stored(folders)
+    progress.phase("serve", "the application is handed over")
+    config = engine.serve_config(release, weights, LOOPBACK, service.port("http"), service.config)
+    answer = _api(folders, service, "PUT", json=config, timeout=60)
+    if answer.status_code >= 400:
+        raise EngineFailed(f"Serve refuses the application of {release.name} ({answer.status_code})", why=engine.clean(answer.text), next=f"llm-pipeline logs {release.model} --part ray")
+    write_json(folders.service / "deployed.json", {"at": time.time(), "config": digest_of(config)})
+
+
+def health(folders: Folders, raw: Mapping[str, Any]) -> tuple[str, str]:
+    """(ready | starting | dead, why) of a service that was ready before. Raises Transient when it does not answer in time."""
+    service = Service(**raw)
+    try:
+        if service.kind == "vllm":
+            answer = httpx.Client(trust_env=False).get(url(service, "/health"), timeout=HEALTH_SECONDS)
+            return ("ready", "") if answer.status_code == 200 else ("dead", f"/health answers {answer.status_code}")
+        state, why = _application(_api(folders, service, "GET", timeout=HEALTH_SECONDS).json())
+        return ("ready" if state == "RUNNING" else "dead" if state in ("DEPLOY_FAILED", "UNHEALTHY", "absent") else "starting"), why
+    except httpx.ConnectError:
+        return "dead", "nothing listens on its port any more"
+    except (httpx.HTTPError, ValueError) as error:
+        raise Transient(f"{folders.name} does not answer in {HEALTH_SECONDS:.0f} s", why=f"{type(error).__name__}: {error}") from error
+
+
+def logs(folders: Folders, part: str) -> Iterator[Path]:
+    """The log files of one part, while the release is there."""
+    session = folders.session / "session_latest" / "logs"
+    if part == "engine":
+        found = [p for p in session.glob("worker-*") if _is_engine(p)]
+        yield from sorted(found, key=lambda p: (p.stat().st_mtime, p.suffix))
+        if not found and (folders.service / "head.log").exists():
+            yield folders.service / "head.log"
+    elif part == "ray":
+        yield from (p for p in (folders.service / "head.log",) if p.exists())
+        yield from sorted(p for p in (session / "serve").glob("*.log"))
+
+
+def address(raw: Mapping[str, Any]) -> tuple[str, int]:
+    """Host and port of the release's own server."""
+    return LOOPBACK, Service(**raw).port("http")
+
+
+def url(service: Service, path: str) -> str:  # noqa: D103
+    return f"http://{LOOPBACK}:{service.port('http')}{path}"
+
+
+def stored(folders: Folders) -> Service:
+    """What the release was started with."""
+    raw = read_json(folders.service / "service.json")
+    if raw is None:
+        raise Transient(f"{folders.name} was removed while it was awaited", next="run the same command again")
+    return Service(**raw)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- the log
+
+
+class Log:
+    """Reads what is new in the logs of a release, and turns it into phases."""
+
+    def __init__(self, folders: Folders, service: Service) -> None:
+        self._folders, self._kind = folders, service.kind
+        self._offsets: dict[Path, int] = {}
+        self._order = [marker.phase for marker in engine.MARKERS]
+        self._year = datetime.now(tz=UTC).year
+        self._reached = -1
+        self._since = service.started
+        self.lines: list[str] = []
+
+    def read(self, progress: Progress) -> None:
+        """New lines become phases; the last one is what is being waited for."""
+        seen: list[tuple[int, engine.Seen]] = []
+        last = ""
+        for path in self._files():
+            for line in self._new(path):
+                self.lines.append(line)
+                if "pid=" in line or "INFO" in line:
+                    last = line
+                if found := engine.phase_of(line, self._year):
+                    seen.append((self._order.index(found.phase), found))
+        for index, found in sorted(seen, key=lambda row: row[0]):
+            if index > self._reached and (not found.at or found.at >= self._since - 2):
+                self._reached = index
+                progress.phase(found.phase, engine.clean(last), started=found.at or None)
+        if last and progress.phases:
+            progress.phase(progress.phases[-1].name, engine.clean(last)[:80])
+        del self.lines[:-2000]
+
+    def _files(self) -> list[Path]:
+        session = self._folders.session / "session_latest" / "logs"
+        return [self._folders.service / "head.log", *sorted((session / "serve").glob("controller_*.log")), *sorted(session.glob("worker-*"))]
+
+    def _new(self, path: Path) -> list[str]:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            whole = file.read(4 << 20)
+            end = whole.rfind(b"\n") + 1
+            self._offsets[path] = self._offsets.get(path, 0) + end
+            return whole[:end].decode(errors="replace").splitlines()
+        return []
+
+
+# ---------------------------------------------------------------- private
+
+
+def _raise_if_dead(folders: Folders, release: Release, service: Service, log: Log) -> None:
+    if not members(folders.mark, folders.record):
+        raise _failure(folders, release, log, "its processes ended")
+    if service.kind == "vllm" and any("EngineCore failed to start" in line for line in log.lines[-200:]):
+        raise _failure(folders, release, log, "its core process failed")
+
+
+def _serve_ready(folders: Folders, release: Release, service: Service, weights: str, progress: Progress, log: Log) -> bool:
+    """Hands the application over when Serve listens and does not have it; answers whether it runs."""
+    try:
+        answer = _api(folders, service, "GET", timeout=10)
+    except httpx.HTTPError:
+        return False
+    if answer.status_code != 200:
+        if answer.status_code in (401, 403):
+            raise _failure(folders, release, log, f"Ray's API answers {answer.status_code}")
+        return False
+    state, why = _application(answer.json())
+    if state == "absent":
+        deploy(folders, release, weights, progress)
+        progress.phase("serve: application", "its code is imported and built")
+    elif state in ("DEPLOY_FAILED", "UNHEALTHY"):
+        log.read(progress)
+        raise _failure(folders, release, log, f"Serve reports {state}", why)
+    return state == "RUNNING"
+
+
+def _application(document: Mapping[str, Any]) -> tuple[str, str]:
+    """The state of our application in Serve's answer, and why it is not RUNNING.
+
+    A deployment that failed to start once is a failure: Serve itself would try for minutes.
+    """
+    app = document.get("applications", {}).get(engine.APP)
+    if app is None:
+        return "absent", "Serve does not have the application"
+    deployments = app.get("deployments", {})
+    for name, found in deployments.items():
+        message = found.get("message") or ""
+        if found.get("status") in ("UNHEALTHY", "DEPLOY_FAILED") or "failed to start" in message:
+            return "DEPLOY_FAILED", f"{name}: {message}"
+    status = str(app.get("status"))
+    if status == "RUNNING" and any(found.get("status") != "HEALTHY" for found in deployments.values()):
+        return "DEPLOYING", "a deployment is not healthy yet"
+    return status, str(app.get("message") or "") if status != "RUNNING" else ""
+
+
+def _failure(folders: Folders, release: Release, log: Log, what: str, message: str = "") -> PipelineError:
+    """The error for an engine that died, with the decisive line of its log."""
+    lines = [*log.lines, *message.splitlines()]
+    found = engine.cause(lines)
+    told = f"{release.name} did not start: {what}"
+    if found is None:
+        return EngineDied(
+            told, likely="it was killed from outside or by the kernel for want of memory (dmesg tells)",
+            next=f"llm-pipeline up {release.model} tries again; the whole log: llm-pipeline logs {release.model}",
+            log=tail(folders.service / "head.log", 4) or None,
+        )  # fmt: skip
+    if "a port was taken" in found.why:
+        return PortTaken(told, why=found.why, next=found.next, log=found.line)
+    kind = EngineDied if found.transient else EngineFailed
+    return kind(told, why=found.why, next=found.next, log=found.line)
+
+
+def _first_token(release: Release, service: Service, progress: Progress) -> bool:
+    """One token of the engine's own: a server that only says that it is healthy is not believed."""
+    progress.phase("first answer", "one token")
+    body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    try:
+        answer = httpx.Client(trust_env=False).post(url(service, "/v1/completions"), json=body, timeout=min(60, progress.left + 1))
+    except httpx.HTTPError:
+        return False
+    return answer.status_code in (200, 400)
+
+
+def _answers(service: Service, path: str) -> bool:
+    try:
+        return httpx.Client(trust_env=False).get(url(service, path), timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _api(folders: Folders, service: Service, method: str, *, timeout: float, json: Any = None) -> httpx.Response:
+    token = secret(folders.service / "token")
+    address = f"http://{LOOPBACK}:{service.port('dashboard')}/api/serve/applications/"
+    return httpx.Client(trust_env=False).request(method, address, json=json, timeout=timeout, headers={"Authorization": f"Bearer {token}"})
+
+
+def _is_engine(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return b"LLMServer" in file.read(400)
+    return False
+
+
+def _write_ready(folders: Folders, release: Release, service: Service, log: Log, phases: dict[str, float], wall: float) -> ServiceState:
+    live = engine.live_arguments(log.lines)
+    phases = {**phases, "unexplained": round(max(0.0, wall - sum(phases.values())), 3)}
+    write_json(folders.service / "ready.json", {"at": time.time(), "phases": phases, "arguments": live, "in_place": in_place(release)})
+    raw = asdict(service)
+    return ServiceState(folders.name, release.model, "ready", address(raw), service.started, live, in_place(release), phases=phases)

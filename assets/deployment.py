@@ -1,0 +1,119 @@
+"""deployment: somebody wants this model. The only stage that makes it wanted, and the one that admits a revision.
+
+Upstream     cluster (its records hold the answer)
+Downstream   model_weights, image, gpu_nodepool
+Unchanged    wanted already, and the source shows nothing new: `since` stays
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from assets.step import Done, Model, Work, planned, start, told
+from assets.step import page as shown
+from infra import policy
+from infra.decisions import Admitted, Decisions
+from infra.errors import Blocked
+from infra.waiting import Progress
+from infra.weights import Seen
+
+
+def build(model: Model) -> dg.Definitions:
+    """The stage, and `model_revision`: what the source shows and what of it was admitted."""
+
+    @dg.asset(
+        key=model.key("deployment"), deps=[model.cluster_key], group_name=model.name, kinds={"yaml"}, owners=list(model.spec.owners) or None,
+        output_required=False, code_version=None, tags=dict(model.spec.tags),
+        description=f"{model.name} is wanted on {model.spec.cluster}. Materialise it (or `llm-pipeline up {model.name}`) to want it; only `down` withdraws it.",
+    )  # fmt: skip
+    def deployment(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        work = start(context, model, "deployment")
+        if work is None or not allowed(context, work):
+            return
+        began = time.time()
+        with told(work):
+            done = want(work)
+            report_revision(context, work)
+            yield dg.MaterializeResult(data_version=dg.DataVersion(done.data_version), metadata=shown(done, time.time() - began, {}))
+
+    @dg.observable_source_asset(
+        key=model.key("model_revision"), group_name=model.name, tags={f"dagster/kind/{kind(model)}": ""},
+        description=f"What {model.spec.weights} holds. Its data version is the manifest's hash: a commit that changes no file of the engine changes nothing here.",
+    )  # fmt: skip
+    def model_revision(context: dg.OpExecutionContext) -> dg.ObserveResult:
+        seen = model.platform.model_weights.look(model.spec, model.base, Progress(120))
+        return dg.ObserveResult(data_version=dg.DataVersion(seen.manifest.digest), metadata=describe(seen))
+
+    return dg.Definitions([deployment, model_revision])
+
+
+def allowed(context: Any, work: Work) -> bool:
+    """Two rules: a queued run older than the last `down` wants nothing; one click never starts every model there is."""
+    found = work.decisions.deployment
+    if found and not found.wanted and work.run.launched < found.since:
+        context.log.warning(f"{work.model.name} was taken down by {found.by} while this run waited: nothing to do")
+        return False
+    others = [key for key in context.selected_asset_keys if key.path[-1] == "deployment" and key.path[0] != work.model.name]
+    if others and not work.model.spec.autostart and not (found and found.wanted):
+        context.log.warning(f"{work.model.name} is not started together with other models (autostart is false). On its own: llm-pipeline up {work.model.name}")
+        return False
+    return True
+
+
+def want(work: Work) -> Done:
+    """Wanted from now on; the newest revision is admitted; the release of this run is fixed."""
+    before = work.decisions.wanted
+    seen = work.platform.model_weights.look(work.model.spec, work.model.base, work.progress, revision=work.context.run.tags.get("llm/revision"))
+    verdict = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in work.context.run.tags)
+    work.decisions.want(True, work.run.by)
+    release = planned(work.decisions, work.model, work.run, work.progress)
+    pin = work.decisions.pin
+    facts = {"release": release.id, "revision": release.revision, "admission": verdict.why, "wanted by": work.run.by, "why": work.run.why}
+    if pin:
+        facts["pinned"] = f"{pin.release or pin.revision}: {pin.why}"
+        work.say(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {work.model.name} follows the declaration again")
+    return Done(data_version=work.model.name, changed=not before, page=facts)
+
+
+def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False) -> policy.Admission:
+    """Writes `admitted` when policy lets the revision through, and ends a rollback's pin when it is newer."""
+    old, pin = decisions.admitted, decisions.pin
+    known = frozenset(record.release.manifest.digest for record in decisions.releases().values() if record.accepted or (pin and record.id == pin.left))
+    verdict = policy.admit(
+        seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known, asked=asked,
+        pin_until=pin.until if pin else None, pin_names_revision=bool(pin and pin.revision),
+    )  # fmt: skip
+    if asked and pin and not verdict.admitted:
+        raise Blocked(f"{decisions.model} is pinned: {pin.why}", next=f"llm-pipeline unpin {decisions.model}, then the same command again")
+    if verdict.admitted:
+        if verdict.ends_pin:
+            decisions.write("pin", None)
+        if old is None or old.manifest_digest != seen.manifest.digest or old.revision != seen.revision:
+            decisions.write("admitted", Admitted(
+                revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by=by, at=time.time(), why=verdict.why,
+            ))  # fmt: skip
+    return verdict
+
+
+def report_revision(context: Any, work: Work) -> None:
+    """The admitted revision on its own page, with the data version that downstream compares with."""
+    release = work.release
+    context.log_event(dg.AssetObservation(
+        work.model.key("model_revision"), metadata={"revision": release.revision, "source": release.source, "bytes": release.manifest.size},
+        tags={"dagster/data_version": release.manifest.digest},
+    ))  # fmt: skip
+
+
+def describe(seen: Seen) -> dict[str, Any]:
+    """What a person wants to know of a revision."""
+    files = [dg.TableRecord({"file": f.path, "bytes": f.size, "digest": f.digest[:24]}) for f in seen.manifest.files]
+    return {"revision": seen.revision, "source": seen.source, "bytes": seen.manifest.size, "files": dg.MetadataValue.table(files)}
+
+
+def kind(model: Model) -> str:
+    """The icon of the source."""
+    return {"hf": "huggingface", "s3": "s3"}.get(model.spec.weights.split(":", 1)[0], "file")
+
+

@@ -1,0 +1,106 @@
+"""endpoint: the stable address sends the model's requests to the accepted release, and to nothing else.
+
+Upstream     smoke_test
+Downstream   whoever asks; benchmark
+Unchanged    the router sends the name to this release already
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import httpx
+
+from assets.ray_service import route_of
+from assets.step import Done, Model, Work, drain, step
+from infra.decisions import Live
+from infra.errors import Blocked, Transient
+from infra.platform import EndpointState, Release
+
+PROOFS = 3
+"""Answers through the public address that must carry the new release's mark."""
+
+
+def build(model: Model) -> dg.Definitions:
+    """The stage."""
+
+    @dg.asset(
+        key=model.key("endpoint"), deps=[model.key("smoke_test")], group_name=model.name, kinds={"openai"}, owners=list(model.spec.owners) or None,
+        output_required=False, description=f"The OpenAI-compatible address where {model.spec.served_name} answers, whatever release serves it.",
+    )  # fmt: skip
+    def endpoint(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from step(context, model, "endpoint", switch)
+
+    return dg.Definitions([endpoint])
+
+
+def switch(work: Work) -> Done:
+    """Flip, prove, drain, remove the old one, prove it gone."""
+    release, old = work.release, work.live
+    insist_on_acceptance(work, old)
+    state = work.platform.ray_service.observe(release)
+    if state is None or not state.ready:
+        raise Transient(f"{release.name} is not up any more", next=f"llm-pipeline up {work.model.name}")
+    work.progress.phase("switch", release.name)
+    route = work.platform.endpoint.apply(route_of(release, state), work.progress)
+    proved = prove(work, release)
+    if old is None or old.id != release.id:
+        work.decisions.write("live", Live(release=release.id, since=time.time(), by=work.run.by))
+    drained = retire(work, old) if old and old.id != release.id else 0.0
+    work.decisions.drop_claim(work.run.id)
+    changed = route.changed or old is None or old.id != release.id
+    return Done(release.id, changed=changed, page=page(work, route, proved, drained, old))
+
+
+def insist_on_acceptance(work: Work, live: Release | None) -> None:
+    """The current attempt must be accepted, whatever Dagster's checks say. What serves already may be pushed to a new router."""
+    record = work.record
+    last = record.last if record else None
+    accepted_now = bool(last and last.run == work.run.id and last.result == "accepted")
+    if accepted_now or (live and live.id == work.release.id and not work.begun):
+        return
+    raise Blocked(
+        f"{work.release.name} gets no traffic: this attempt is not accepted", why=f"smoke_test did not pass in this run ({last.result if last else 'never tried'})",
+        next=f"llm-pipeline up {work.model.name}",
+    )  # fmt: skip
+
+
+def prove(work: Work, release: Release) -> int:
+    """Answers through the public address carry this release's mark."""
+    body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    good = 0
+
+    def probe() -> int | None:
+        nonlocal good
+        try:
+            with httpx.Client(trust_env=False, timeout=60) as client:
+                answer = client.post(work.platform.endpoint.url + "/completions", json=body, headers=work.platform.endpoint.headers())
+        except httpx.HTTPError as error:
+            work.progress.phase("prove", f"{type(error).__name__}: {error}")
+            return None
+        mark = answer.headers.get("x-llm-release")
+        good = good + 1 if answer.status_code == 200 and mark == release.name else 0
+        work.progress.phase("prove", f"{answer.status_code} from {mark}, {good} of {PROOFS}")
+        return good if good >= PROOFS else None
+
+    return work.progress.until(probe, every=0.1)
+
+
+def retire(work: Work, old: Release) -> float:
+    """The old release answers what it began, then goes; proved gone."""
+    seconds = drain(work.platform, old, work.progress)
+    work.progress.phase("retire", old.name)
+    work.platform.ray_service.delete(old, work.progress)
+    if any(state.release == old.name for state in work.platform.ray_service.running(work.model.name)):
+        raise Transient(f"{old.name} is still there after its removal", next="llm-pipeline leftovers --delete")
+    return seconds
+
+
+def page(work: Work, state: EndpointState, proved: int, drained: float, old: Release | None) -> dict[str, Any]:
+    """Where it answers, and what the switch did."""
+    release = work.release
+    return {
+        "url": dg.MetadataValue.url(state.url), "served_name": release.served_name, "release": release.id, "revision": release.revision,
+        "previous_release": old.id if old and old.id != release.id else "none", "answers_proved": proved, "drain_seconds": drained, "table_generation": state.generation,
+    }  # fmt: skip

@@ -1,0 +1,325 @@
+"""The frame of every stage: guard, identity, lock, observe, change, report. Exists once; a stage only says what its change is.
+
+    guard      is the model wanted? A run that waited in the queue while somebody said `down` does nothing, and says so
+    plan       which release this run works on: asked once per run, stored in `attempt/<run>`
+    lock       one per (model, part), in the target itself: it dies with its holder
+    report     a phase as an observation when it begins, its details as log lines; an explicit data version at the end
+    fail well  the four parts on the page; the attempt ends, and the release is marked when trying again can't help
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterExecutionInterruptedError
+
+from infra.decisions import Decisions, ReleaseRecord, RunPlan
+from infra.errors import ConfigError, Conflict, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
+from infra.platform import ClusterState, Platform, Release
+from infra.situation import desired
+from infra.specs import ClusterSpec, ModelSpec
+from infra.waiting import Phase, Progress
+
+STEP_TIMEOUT = 3600.0
+"""Seconds that one step may take: weights over a slow line take longest. `up --timeout` sets it per run."""
+
+DETAIL_EVERY = 5.0
+"""Seconds between two log lines about the same phase."""
+
+TAG_BY, TAG_WHY, TAG_MODEL, TAG_ACTION, TAG_RELEASE, TAG_TIMEOUT = "llm/by", "llm/why", "llm/model", "llm/lifecycle", "llm/release", "llm/timeout"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A declared model on its platform. `base`: the folder of its YAML."""
+
+    spec: ModelSpec
+    base: Path
+    platform: Platform
+    cluster: ClusterSpec
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def key(self, stage: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, stage])
+
+    @property
+    def cluster_key(self) -> dg.AssetKey:
+        return dg.AssetKey([self.spec.cluster, "cluster"])
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A declared cluster on its platform."""
+
+    spec: ClusterSpec
+    platform: Platform
+    models: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def key(self, stage: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, stage])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who launched this run, why, and when."""
+
+    id: str
+    launched: float
+    by: str
+    why: str
+    action: str
+    release: str | None
+
+    @property
+    def by_loop(self) -> bool:
+        return self.by == "reconcile"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage reports: the data version, whether anything was changed, and what a person wants to know."""
+
+    data_version: str
+    changed: bool
+    page: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """One stage of one run at work."""
+
+    context: Any
+    model: Model
+    stage: str
+    run: Run
+    decisions: Decisions
+    progress: Progress
+    _plan: Release | None = None
+
+    @property
+    def platform(self) -> Platform:
+        return self.model.platform
+
+    def say(self, text: str) -> None:
+        """One line in the run's log."""
+        self.context.log.info(text)
+
+    @property
+    def release(self) -> Release:
+        """What this run works on; decided by the first step that asks, the same for all later ones."""
+        if self._plan is None:
+            self._plan = planned(self.decisions, self.model, self.run, self.progress)
+        return self._plan
+
+    @property
+    def record(self) -> ReleaseRecord | None:
+        return self.decisions.release(self.release.id)
+
+    @property
+    def live(self) -> Release | None:
+        """The release that the router serves, by record."""
+        found = self.decisions.live
+        record = self.decisions.release(found.release) if found else None
+        return record.release if record else None
+
+    def begin(self) -> None:
+        """Something has to change for this release: its attempt begins (the same within one run)."""
+        self.decisions.remember(self.release)
+        self.decisions.begin(self.release.id, self.run.id, self.run.by, self.run.why)
+
+    @property
+    def begun(self) -> bool:
+        """Whether this run changed something for its release already."""
+        record = self.record
+        return bool(record and record.last and record.last.run == self.run.id)
+
+
+def step(context: Any, model: Model, stage: str, act: Callable[[Work], Done]) -> Iterator[Any]:
+    """One stage, whole. Yields one MaterializeResult, or nothing when the model is not wanted any more."""
+    work = start(context, model, stage)
+    if work is None:
+        return
+    with told(work):
+        began = time.time()
+        with model.platform.records.lock(f"{model.name}.{stage}", f"run {work.run.id[:8]}", work.progress):
+            prove_identity(work)
+            done = act(work)
+        work.progress.end()
+        yield dg.MaterializeResult(
+            asset_key=model.key(stage),
+            data_version=dg.DataVersion(done.data_version),
+            metadata=page(done, time.time() - began, work.progress.seconds()),
+        )
+
+
+def start(context: Any, model: Model, stage: str) -> Work | None:
+    """The guard, and what the rest of the step needs. None: nothing is to be done."""
+    run = run_of(context)
+    decisions = Decisions(model.platform.records, model.name)
+    if stage != "deployment" and not guard(context, decisions, run):
+        return None
+    timeout = float(context.run.tags.get(TAG_TIMEOUT, STEP_TIMEOUT))
+    progress = Progress(timeout, report=reporter(context, model.key(stage)), stop=lambda: withdrawn(decisions, run))
+    return Work(context, model, stage, run, decisions, progress)
+
+
+def run_of(context: Any) -> Run:
+    """Facts of the run from its tags and its record; a click in the UI leaves no tags."""
+    tags = context.run.tags
+    record = context.instance.get_run_record_by_id(context.run_id)
+    launched = record.create_timestamp.timestamp() if record else time.time()
+    return Run(
+        context.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
+    )  # fmt: skip
+
+
+def guard(context: Any, decisions: Decisions, run: Run) -> bool:
+    """Whether the model is wanted. False: this run is older than the last `down`. Raises when nobody ever wanted it."""
+    found = decisions.deployment
+    if found and found.wanted:
+        return True
+    if found and run.launched < found.since:
+        context.log.warning(f"{decisions.model} was taken down by {found.by} while this run waited: nothing to do")
+        return False
+    problem = ConfigError(
+        f"nobody wants {decisions.model}", why="its asset `deployment` was not materialised, or the model was taken down",
+        next=f"materialise deployment too, or: llm-pipeline up {decisions.model}",
+    )  # fmt: skip
+    raise failure(problem)
+
+
+def withdrawn(decisions: Decisions, run: Run) -> None:
+    """Raises Withdrawn when somebody said `down` after this run was launched."""
+    found = decisions.deployment
+    if found and not found.wanted and found.since > run.launched:
+        raise Withdrawn(f"{decisions.model} was taken down by {found.by}")
+
+
+def planned(decisions: Decisions, model: Model, run: Run, progress: Progress) -> Release:
+    """The release of this run, stored at the first asking."""
+    name = f"attempt/{run.id}"
+    stored = decisions.read(RunPlan, name)
+    if stored is None:
+        release = desired(decisions, model.platform, model.spec, model.base, progress, named=run.release)
+        decisions.remember(release)
+        plan = RunPlan(release=release.id, by=run.by, why=run.why, at=time.time())
+        try:
+            decisions.records.put(model.name, name, plan.model_dump(mode="json"), None)
+        except Conflict:
+            return planned(decisions, model, run, progress)
+        return release
+    record = decisions.release(stored.release)
+    if record is None:
+        raise ConfigError(f"the record of release {stored.release} is gone", next=f"llm-pipeline up {model.name}")
+    return record.release
+
+
+def prove_identity(work: Work) -> None:
+    """The place is the one that the cluster asset recorded. No default ever stands in for an identity."""
+    cluster = work.model.spec.cluster
+    recorded = work.platform.records.get(cluster, "identity")
+    if recorded is None:
+        raise ConfigError(f"cluster {cluster} was never materialised", next=f"llm-pipeline up {work.model.name} (brings its cluster along)")
+    found = work.platform.cluster.observe(work.model.cluster)
+    compare_identity(cluster, recorded.value.get("identity", {}), found)
+
+
+def compare_identity(cluster: str, recorded: Mapping[str, str], found: ClusterState | None) -> None:
+    """Raises ConfigError with both values when they differ."""
+    if found is None or dict(found.identity) != dict(recorded):
+        raise ConfigError(
+            f"cluster {cluster} is not the place that it was", why=f"recorded {dict(recorded)}, found {dict(found.identity) if found else 'nothing'}",
+            next=f"if it moved on purpose, materialise {cluster}/cluster; it records the new identity",
+        )  # fmt: skip
+
+
+@contextmanager
+def told(work: Work) -> Iterator[None]:
+    """Turns what happens into the end of the attempt and into a Dagster failure with the four parts."""
+    try:
+        yield
+    except Withdrawn as error:
+        close(work, "cancelled", error.problem)
+        work.context.log.warning(f"{error.problem.what}: this step ends; nothing more is changed")
+    except Refused as error:
+        raise failure(error) from error
+    except Permanent as error:
+        close(work, "failed", error.problem, mark=not isinstance(error, ConfigError) or work.stage != "endpoint")
+        raise failure(error) from error
+    except PipelineError as error:
+        close(work, "failed", error.problem, transient=True)
+        raise failure(error) from error
+    except DagsterExecutionInterruptedError:
+        close(work, "cancelled", Problem("a person ended the run", next=f"llm-pipeline up {work.model.name} goes on; what serves was not touched"), mark=True)
+        raise
+
+
+def close(work: Work, result: Any, problem: Problem, *, mark: bool = False, transient: bool = False) -> None:
+    """Ends the attempt of this run with its reason, and gives the rollout free."""
+    plan = work.decisions.read(RunPlan, f"attempt/{work.run.id}")
+    work.decisions.drop_claim(work.run.id)
+    if plan is None:
+        return
+    if result == "failed" and not work.begun:
+        work.begin()
+    work.decisions.finish(plan.release, work.run.id, result, problem, mark=mark, transient=transient)
+
+
+def failure(error: PipelineError) -> dg.Failure:
+    """The four parts as Dagster shows them. Never retried by Dagster: the loop does that, with its back-off."""
+    parts = {name: dg.MetadataValue.text(value) for name, value in error.problem.as_dict().items() if value}
+    return dg.Failure(description=error.problem.text(), metadata={**parts, "transient": isinstance(error, Transient)}, allow_retries=False)
+
+
+def reporter(context: Any, key: dg.AssetKey) -> Callable[[Phase], None]:
+    """Phases become observations (one row each), details log lines."""
+    state: dict[str, Any] = {"name": "", "at": 0.0}
+
+    def report(phase: Phase) -> None:
+        if phase.name != state["name"]:
+            metadata = {"phase": phase.name, "detail": phase.detail, "at": dg.MetadataValue.timestamp(phase.started)}
+            context.log_event(dg.AssetObservation(key, metadata=metadata))
+            state.update(name=phase.name, at=time.monotonic())
+        elif time.monotonic() - state["at"] >= DETAIL_EVERY:
+            context.log.info(f"{phase.name}: {phase.detail}")
+            state["at"] = time.monotonic()
+
+    return report
+
+
+def page(done: Done, seconds: float, phases: Mapping[str, float]) -> dict[str, Any]:
+    """Metadata of a materialisation: numbers first, so that the plots build themselves."""
+    rows = [dg.TableRecord({"phase": name, "seconds": took}) for name, took in phases.items() if took >= 0.05]
+    out: dict[str, Any] = {"seconds": round(seconds, 2), "changed": done.changed, **done.page}
+    if rows:
+        out["phases"] = dg.MetadataValue.table(rows, schema=dg.TableSchema([dg.TableColumn("phase"), dg.TableColumn("seconds", "float")]))
+    return out
+
+
+def drain(platform: Platform, release: Release, progress: Progress) -> float:
+    """Waits until a release answers nobody, in two readings a second apart, or its `drain_seconds` are over. Returns the seconds."""
+    began, quiet = time.monotonic(), 0
+    while quiet < 2 and time.monotonic() - began < release.spec.release.drain_seconds:
+        count = platform.endpoint.in_flight(release.name)
+        if count is None:
+            break
+        quiet = quiet + 1 if count == 0 else 0
+        progress.phase("drain", f"{release.name}: {count} in flight")
+        if quiet < 2:
+            progress.sleep(1.0)
+    return round(time.monotonic() - began, 1)

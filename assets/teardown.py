@@ -1,0 +1,251 @@
+"""teardown: a model or a cluster goes away, leaf to root, and that nothing is left is proved by looking, not by remembering.
+
+    1  `deployment` is withdrawn first: it disarms the loop, and every wait of a rollout ends within two seconds
+    2  the route is closed, what runs is drained
+    3  services, route, nodepool: each under its own lock, each wiped in Dagster once its absence is confirmed
+    4  data (weights, images, records) is kept and listed, or removed with `purge`
+    5  two looks at the whole inventory; anything that is left fails the run
+
+A job, never a materialisation: "Materialize all" must not destroy. Works from records and platform alone: no YAML is needed.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from assets.step import Cluster, drain, failure, run_of
+from infra.decisions import Decisions, ReleaseRecord
+from infra.errors import Blocked, ConfigError, PipelineError, Transient
+from infra.platform import Leftover, Platform, Release, Route
+from infra.specs import ClusterSpec
+from infra.waiting import Progress
+
+CEASE = ("endpoint", "ray_service", "gpu_nodepool", "deployment")
+"""Assets that cease to exist with the model, leaf to root. Weights, image and smoke_test keep their evidence."""
+
+TIMEOUT = 900.0
+
+
+class TeardownConfig(dg.Config):
+    """`name`: a model or a cluster, a plain string, since it may be one that no YAML declares any more."""
+
+    name: str
+    include_models: bool = False
+    purge: bool = False
+
+
+@dataclass
+class Report:
+    """What was removed, what is kept (with its size), what is left."""
+
+    removed: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    left: list[dict[str, Any]] = field(default_factory=list)
+
+    def took(self, part: str, name: str, what: str) -> None:  # noqa: D102
+        self.removed.append({"part": part, "id": name, "what": what})
+
+
+def build(clusters: Mapping[str, Cluster]) -> dg.Definitions:
+    """The job `teardown`. One op: it takes each part's lock in turn and can be run again at any point."""
+
+    @dg.op(name="tear_down", tags={"dagster/max_retries": "2"})
+    def tear_down(context: dg.OpExecutionContext, config: TeardownConfig) -> None:
+        run = run_of(context)
+        wipe = lambda key: context.instance.wipe_assets([key])  # noqa: E731
+        progress = Progress(TIMEOUT, report=lambda phase: context.log.info(f"{phase.name}: {phase.detail}"))
+        try:
+            cluster, is_cluster = find(config.name, clusters)
+            if is_cluster:
+                report = take_cluster_down(cluster, config, run.by, progress, wipe)
+            else:
+                report = take_model_down(cluster.platform, config.name, run.by, progress, wipe, purge=config.purge)
+        except PipelineError as error:
+            raise failure(error) from error
+        tell(context, config.name, report)
+
+    @dg.job(
+        name="teardown", tags={"llm/lifecycle": "teardown", "dagster/max_retries": "2"}, executor_def=dg.in_process_executor,
+        description="Takes a model or a cluster down and proves that nothing is left. Weights, images and history are kept unless `purge` is said.",
+    )  # fmt: skip
+    def teardown() -> None:
+        tear_down()
+
+    return dg.Definitions(jobs=[teardown])
+
+
+def find(name: str, clusters: Mapping[str, Cluster]) -> tuple[Cluster, bool]:
+    """The cluster of this name, or the one whose records or processes know the model of this name."""
+    if name in clusters:
+        return clusters[name], True
+    for cluster in clusters.values():
+        platform = cluster.platform
+        if name in cluster.models or name in platform.records.owners() or any(found.model == name for found in platform.inventory.find()):
+            return cluster, False
+    raise ConfigError(f"nothing is called {name}", why=f"no cluster, no declared model and no record has this name (clusters: {', '.join(sorted(clusters)) or 'none'})", next="llm-pipeline status")
+
+
+def take_model_down(
+    platform: Platform, model: str, by: str, progress: Progress, wipe: Callable[[dg.AssetKey], object], *, purge: bool = False
+) -> Report:
+    """One model, leaf to root. Absent already: an empty report."""
+    decisions, report = Decisions(platform.records, model), Report()
+    if decisions.deployment is not None:
+        decisions.want(False, by)
+    wipe(dg.AssetKey([model, "deployment"]))
+    served = served_releases(decisions)
+    progress.phase("route", model)
+    for name in sorted({release.served_name for release in served}):
+        platform.endpoint.closed(model, name, 0, "taken down", progress)
+    with platform.records.lock(f"{model}.ray_service", by, progress), platform.records.lock(f"{model}.smoke_test", by, progress):
+        live = decisions.live
+        record = decisions.release(live.release) if live else None
+        if record:
+            drain(platform, record.release, progress)
+        for state in platform.ray_service.running(model):
+            platform.ray_service.remove(state.release, progress)
+            report.took("ray_service", state.release, f"Ray head, engine and their folders ({state.phase})")
+        wipe(dg.AssetKey([model, "ray_service"]))
+    remove_routes(platform, served, report, progress)
+    for stage in ("endpoint", "gpu_nodepool"):
+        wipe(dg.AssetKey([model, stage]))
+    decisions.write("live", None)
+    decisions.write("claim", None)
+    data(platform, decisions, report, progress, purge=purge)
+    prove_absence(platform, lambda found: found.model == model and not found.data, report, progress)
+    return report
+
+
+def take_cluster_down(cluster: Cluster, config: TeardownConfig, by: str, progress: Progress, wipe: Callable[[dg.AssetKey], object]) -> Report:
+    """Its models first; refuses while one is wanted, unless told to include them."""
+    platform, report = cluster.platform, Report()
+    models = models_on(platform, cluster)
+    wanted = [name for name in models if Decisions(platform.records, name).wanted]
+    if wanted and not config.include_models:
+        raise Blocked(f"cluster {cluster.name} carries wanted models: {', '.join(wanted)}", next=f"llm-pipeline down --cluster {cluster.name} --include-models")
+    for name in models:
+        one = take_model_down(platform, name, by, progress, wipe, purge=config.purge)
+        report.removed += one.removed
+    with platform.records.lock(f"{cluster.name}.cluster", by, progress):
+        platform.cluster.delete(ClusterSpec.model_construct(name=cluster.name), progress)
+        for found in platform.inventory.find():
+            if not found.data or config.purge:
+                platform.inventory.remove(found, progress)
+                report.took(found.part, found.id, found.why_ours)
+        platform.records.delete(cluster.name, "identity")
+        if config.purge:
+            platform.records.purge(cluster.name)
+    wipe(dg.AssetKey([cluster.name, "cluster"]))
+    keep(platform, report)
+    prove_absence(platform, lambda found: not found.data, report, progress)
+    return report
+
+
+def models_on(platform: Platform, cluster: Cluster) -> list[str]:
+    """Declared ones, and everything that records or the platform itself know."""
+    known = {*cluster.models, *(name for name in platform.records.owners() if platform.records.get(name, "deployment"))}
+    known |= {found.model for found in platform.inventory.find() if found.model}
+    return sorted(known - {cluster.name})
+
+
+def served_releases(decisions: Decisions) -> list[Release]:
+    """Every release whose name the router may know."""
+    return [record.release for record in decisions.releases().values()]
+
+
+def remove_routes(platform: Platform, served: Iterable[Release], report: Report, progress: Progress) -> None:
+    """The router forgets the names; on `local` it ends with the last of them."""
+    for name in sorted({(release.model, release.served_name) for release in served}):
+        platform.endpoint.delete(Route(name[0], name[1], "", ("127.0.0.1", 0)), progress)
+        report.took("endpoint", name[1], "its route in the router")
+
+
+def data(platform: Platform, decisions: Decisions, report: Report, progress: Progress, *, purge: bool) -> None:
+    """Weights, image and records: kept and listed, or removed unless another model uses them."""
+    if purge:
+        mine = decisions.releases().values()
+        others = other_releases(platform, decisions.model)
+        for record in mine:
+            release = record.release
+            if release.manifest.digest not in {other.manifest.digest for other in others}:
+                platform.model_weights.delete(release, progress)
+                report.took("model_weights", release.manifest.digest[:16], f"weights of revision {release.revision[:12]}")
+            if release.image not in {other.image for other in others}:
+                platform.image.delete(release, progress)
+                report.took("image", release.image, "the engine's environment")
+        platform.records.purge(decisions.model)
+        report.took("records", decisions.model, "decisions and history")
+    keep(platform, report)
+
+
+def other_releases(platform: Platform, model: str) -> list[Release]:
+    """Releases of all other models that are wanted or remembered."""
+    names = (name for name in platform.records.owners() if name != model)
+    found: list[ReleaseRecord] = [record for name in names for record in Decisions(platform.records, name).releases().values()]
+    return [record.release for record in found]
+
+
+def keep(platform: Platform, report: Report) -> None:
+    """Lists the data that stays."""
+    report.kept = [{"what": f"{found.part} {found.id}", "bytes": found.bytes, "usd_per_month": 0.0} for found in platform.inventory.find() if found.data]
+
+
+def prove_absence(platform: Platform, ours: Callable[[Leftover], bool], report: Report, progress: Progress) -> None:
+    """Two looks with a pause between; what the second one sees is left."""
+    progress.phase("proof", "looking twice")
+    for look in (1, 2):
+        report.left = [{"part": found.part, "id": found.id, "what": found.why_ours} for found in platform.inventory.find() if ours(found)]
+        if report.left or look == 2:
+            return
+        progress.sleep(platform.sweep_pause)
+
+
+def tell(context: Any, name: str, report: Report) -> None:
+    """The report as an asset; a run that left something fails."""
+    metadata = {
+        "removed": dg.MetadataValue.json(report.removed), "kept": dg.MetadataValue.json(report.kept), "left": dg.MetadataValue.json(report.left),
+        "n_removed": len(report.removed), "n_left": len(report.left), "kept_bytes": sum(row["bytes"] for row in report.kept),
+    }  # fmt: skip
+    context.log_event(dg.AssetMaterialization(dg.AssetKey([name, "teardown_report"]), metadata=metadata))
+    if report.left:
+        raise failure(Transient(
+            f"{len(report.left)} things of {name} are left", why="; ".join(f"{row['part']} {row['id']}" for row in report.left[:5]),
+            next=f"llm-pipeline down {name} (it goes on where it stopped), or: llm-pipeline leftovers --delete",
+        ))  # fmt: skip
+
+
+def leftovers(platform: Platform, cluster: str, declared: Iterable[str] = ()) -> tuple[Leftover, ...]:
+    """What exists and should not: things of models that nobody wants, and candidates that no rollout claims."""
+    wanted = {name for name in platform.records.owners() if Decisions(platform.records, name).wanted}
+    out = []
+    for found in platform.inventory.find():
+        if found.data:
+            continue
+        if found.model in wanted and found.release:
+            decisions = Decisions(platform.records, found.model)
+            live, claim = decisions.live, decisions.claim(time.time())
+            if found.release.rsplit("-", 1)[-1] in {live.release if live else "", claim.release if claim else ""}:
+                continue
+        elif found.part == "endpoint" and wanted:
+            continue
+        out.append(found)
+    return tuple(out)
+
+
+def watch(cluster: Cluster) -> dg.Definitions:
+    """`leftovers` of one cluster: the observed inventory, on the page and never materialised."""
+
+    @dg.observable_source_asset(
+        key=cluster.key("leftovers"), group_name=cluster.name, description="Anything of ours that exists although nobody wants it. `llm-pipeline leftovers --delete` removes it.",
+    )  # fmt: skip
+    def observed(context: dg.OpExecutionContext) -> dg.ObserveResult:
+        found = leftovers(cluster.platform, cluster.name, cluster.models)
+        rows = [dg.TableRecord({"part": f.part, "id": f.id, "model": f.model or "", "why ours": f.why_ours}) for f in found]
+        return dg.ObserveResult(data_version=dg.DataVersion(str(len(found))), metadata={"count": len(found), "things": dg.MetadataValue.table(rows) if rows else "none"})
+
+    return dg.Definitions([observed])
+
+

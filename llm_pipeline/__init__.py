@@ -1,0 +1,1 @@
+"""What Dagster and people touch: definitions, components, automation, command line."""

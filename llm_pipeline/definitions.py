@@ -1,0 +1,55 @@
+"""The code location: loads each declaration on its own, puts a red asset in place of a broken one, merges."""
+
+from __future__ import annotations
+
+import warnings
+
+import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from assets import teardown  # noqa: E402 - the filters must come first
+from infra.declarations import Broken, Declared  # noqa: E402
+from infra.errors import PipelineError, Problem  # noqa: E402
+from infra.settings import ROOT  # noqa: E402
+from infra.specs import ClusterSpec, ModelSpec  # noqa: E402
+from llm_pipeline import automation  # noqa: E402
+from llm_pipeline.components import cluster_stage, declared  # noqa: E402
+
+EXECUTOR = dg.multiprocess_executor.configured(
+    {"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.definitions"]}}, "max_concurrent": 4}
+)
+"""One process per step (a killed step leaves the others alone), forked from a server that has everything imported."""
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Everything of this clone. A file that fails disables only itself."""
+    everything = declared()
+    tree = dg.ComponentTree.for_project(ROOT)
+    parts = [_one(tree, found) for found in (*everything.clusters.values(), *everything.models.values())]
+    red = [_red(broken) for broken in everything.broken]
+    clusters = {name: cluster_stage(name) for name in _usable_clusters(everything.clusters)}
+    return dg.Definitions.merge(*parts, *red, teardown.build(clusters), automation.build(), dg.Definitions(executor=EXECUTOR))
+
+
+def _one(tree: dg.ComponentTree, found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
+    """One declaration through Dagster's own component loader."""
+    try:
+        return tree.build_defs_at_path(found.base.relative_to(ROOT / "assets"))
+    except PipelineError as error:
+        kind = "cluster" if isinstance(found.spec, ClusterSpec) else "model"
+        return _red(Broken(kind, found.spec.name, found.path, error.problem))  # type: ignore[arg-type]
+
+
+def _usable_clusters(clusters: dict[str, Declared[ClusterSpec]]) -> list[str]:
+    return [name for name, found in clusters.items() if found.spec.platform == "local"]
+
+
+def _red(broken: Broken) -> dg.Definitions:
+    """What stands in the graph for a file that can not be used: its description is the error."""
+    group = "".join(c if c.isalnum() or c == "_" else "_" for c in broken.name) or "broken"
+    text = Problem(**broken.problem.as_dict()).text()
+    spec = dg.AssetSpec([broken.name, "broken"], group_name=group, description=f"```\n{text}\n```", kinds={"yaml"}, tags={"llm/state": "broken"})
+    return dg.Definitions([spec])

@@ -1,0 +1,34 @@
+"""Weights: from a declared address to verified files that an engine can read.
+
+manifest   what a revision consists of: File, Manifest, Seen; which files an engine needs
+declared   hf://, s3://, file://, asset:// read from YAML; pure
+source     Source (look, fetch) and what it takes to reach one (Access)
+folder     file://     hub  hf://     s3  s3://
+store      the content-addressed store: find, fill, verify, remove
+parallel   several threads at work while one watches the deadline
+inspect    what lies there: facts for people, problems before an engine starts
+"""
+
+from infra.weights.declared import Declared, parse
+from infra.weights.inspect import Facts, facts, problems
+from infra.weights.manifest import File, Manifest, Seen, needed
+from infra.weights.source import Access, Source, open_source
+from infra.weights.store import Bad, Store, Stored
+
+__all__ = [
+    "Access",
+    "Bad",
+    "Declared",
+    "Facts",
+    "File",
+    "Manifest",
+    "Seen",
+    "Source",
+    "Store",
+    "Stored",
+    "facts",
+    "needed",
+    "open_source",
+    "parse",
+    "problems",
+]

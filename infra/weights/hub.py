@@ -1,0 +1,184 @@
+"""hf://: a repository of the Hugging Face Hub.
+
+What there is comes from `HfApi.model_info(files_metadata=True)`: one request that resolves branch or tag to a commit and lists that
+very commit, so that a branch that moves meanwhile changes nothing. `list_repo_tree` was refused: it takes no timeout, and waits by
+itself when the Hub is overloaded, so that nobody could stop it.
+
+The bytes come by plain HTTP with Range, not by `hf_hub_download`: that one keeps a second copy in its own cache, goes on after a
+stall only when it is killed, waits where no `down` can reach it, and compares sizes only. Here resume, stall and digest are ours;
+the files themselves are the same, and so are their names in the Hub's cache: what lies there already is linked.
+
+The token goes to the Hub alone: large files are answered with a redirect to another host, where httpx leaves it out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote, urlsplit
+
+from infra.errors import Blocked, ConfigError, Transient
+from infra.waiting import Progress
+from infra.weights import hub_errors
+from infra.weights.declared import Declared
+from infra.weights.digest import Tick
+from infra.weights.manifest import File, Manifest, Seen, select
+from infra.weights.parallel import aside, pause
+from infra.weights.source import Access
+
+if TYPE_CHECKING:
+    import httpx
+    from huggingface_hub.hf_api import ModelInfo
+
+CONNECT_SECONDS = 10.0
+METADATA_SECONDS = 30.0
+"""The Hub lists its largest repositories within a few seconds."""
+LOOKS = 3
+LOOK_PAUSE = 1.0
+PATIENCE = 60.0
+"""A Retry-After longer than this is the caller's to wait for."""
+
+
+@dataclass
+class Hub:
+    """One repository, at a branch, tag or commit."""
+
+    declared: Declared
+    access: Access
+    allow_pickle: bool
+
+    @property
+    def uri(self) -> str:
+        return self.declared.uri
+
+    def look(self, progress: Progress) -> Seen:
+        self._online()
+        progress.phase("weights", f"asking the Hub for {self.uri}")
+        for attempt in range(1, LOOKS + 1):
+            try:
+                return self._seen(aside(self._info, progress))
+            except Transient as error:
+                wait = LOOK_PAUSE * attempt if error.retry_after is None else error.retry_after
+                if attempt == LOOKS or wait > PATIENCE:
+                    raise
+                progress.phase("weights", f"{error.problem.what}; asking again in {wait:.0f} s")
+                pause(wait, progress)
+        raise AssertionError("the last attempt returns or raises")
+
+    def fetch(self, seen: Seen, file: File, into: Path, have: int, tick: Tick) -> None:
+        self._online()
+        url = f"{self.access.hf_endpoint.rstrip('/')}/{self.repo}/resolve/{seen.revision}/{quote(file.path)}"
+        with self._mapped(file.path), self._client.stream("GET", url, headers={"Range": f"bytes={have}-"} if have else {}) as reply:
+            if reply.status_code >= 400:
+                raise self._refusal(reply, file.path)
+            if have and reply.status_code != 206:
+                tick(-have)
+                have = 0
+            with into.open("r+b" if into.exists() else "xb") as target:
+                target.truncate(have)
+                target.seek(have)
+                for block in reply.iter_bytes():
+                    target.write(block)
+                    tick(len(block))
+                    if target.tell() > file.size:
+                        raise hub_errors.longer(self.uri, file)
+
+    def local(self, file: File) -> Path | None:
+        """The Hub's cache names a file by its LFS sha256 or git blob id, and never writes to it again."""
+        if self.access.hf_cache is None:
+            return None
+        blob = self.access.hf_cache / f"models--{self.repo.replace('/', '--')}" / "blobs" / file.digest.partition(":")[2]
+        try:
+            return blob if blob.stat().st_size == file.size else None
+        except OSError:
+            return None
+
+    @property
+    def repo(self) -> str:
+        return str(self.declared.repo)
+
+    def _online(self) -> None:
+        if self.access.offline:
+            raise Blocked(
+                f"{self.uri} is not asked for",
+                why="the settings say that nothing outside this machine is asked",
+                next="go online, or use file://",
+            )
+
+    def _info(self) -> ModelInfo:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        # The Hub client speaks through an HTTP library of its own choice; all that one raises has the base that its own error shares.
+        transport = cast(type[Exception], next(base for base in HfHubHTTPError.__bases__ if base is not OSError))
+        api = HfApi(endpoint=self.access.hf_endpoint, token=self.access.hf_token or False, library_name="llm-pipeline")
+        wait = min(METADATA_SECONDS, self.access.stall_seconds)
+        try:
+            return api.model_info(self.repo, revision=self.declared.revision, files_metadata=True, timeout=wait)
+        except OfflineModeIsEnabled as error:
+            raise Blocked(
+                f"{self.uri} is not asked for", why="HF_HUB_OFFLINE is set", next="unset HF_HUB_OFFLINE, or use file://"
+            ) from error
+        except HfHubHTTPError as error:
+            reply = error.response
+            url = str(reply.request.url)
+            raise hub_errors.refusal(
+                self._asked(), hub_errors.Reply(reply.status_code, dict(reply.headers), "GET", url), bool(self.access.hf_token)
+            ) from error
+        except transport as error:
+            raise hub_errors.unreachable(self._asked(), error) from error
+
+    def _seen(self, info: ModelInfo) -> Seen:
+        by_path = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        files = []
+        for path in select(by_path, self.allow_pickle, self.uri):
+            one = by_path[path]
+            if one.size is None or not one.blob_id or not info.sha:
+                raise ConfigError(
+                    f"{self.access.hf_endpoint} does not say size and digest of {path}",
+                    why="without them no download can be verified",
+                    next="set HF_ENDPOINT to https://huggingface.co or to a mirror that speaks the Hub's whole API",
+                )
+            files.append(File(path, one.size, f"sha256:{one.lfs.sha256}" if one.lfs else f"git:{one.blob_id}"))
+        return Seen(self.uri, str(info.sha), Manifest(tuple(files)))
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        # Its INFO lines show each address whole, and those of large files are signed.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        endpoint = self.access.hf_endpoint
+        headers = {"accept-encoding": "identity", "user-agent": "llm-pipeline"}
+        if self.access.hf_token:
+            headers["authorization"] = f"Bearer {self.access.hf_token}"
+        return httpx.Client(
+            headers=headers,
+            follow_redirects=True,
+            # A proxy stands between us and the Hub, never between us and a mirror on this machine.
+            trust_env=urlsplit(endpoint).hostname not in ("127.0.0.1", "localhost", "::1"),
+            timeout=httpx.Timeout(self.access.stall_seconds, connect=CONNECT_SECONDS),
+        )
+
+    @contextmanager
+    def _mapped(self, path: str) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise hub_errors.unreachable(self._asked(path), error) from error
+
+    def _refusal(self, reply: httpx.Response, path: str) -> Exception:
+        answer = hub_errors.Reply(reply.status_code, dict(reply.headers), "GET", str(reply.request.url))
+        return hub_errors.refusal(self._asked(path), answer, bool(self.access.hf_token))
+
+    def _asked(self, path: str | None = None) -> hub_errors.Asked:
+        return hub_errors.Asked(
+            self.uri, self.repo, self.access.hf_endpoint.rstrip("/"), self.declared.revision, path, self.access.stall_seconds
+        )

@@ -1,0 +1,398 @@
+"""A Hub on loopback, as huggingface-hub 2.4 and a browser of files know it; strict, with faults to switch on.
+
+Two servers: the Hub, and the host that large (LFS) files are redirected to. Answers follow the Hub's documented behaviour: model info
+with blobs, the tree in pages with a Link header, resolve with X-Repo-Commit, ETag, X-Linked-Etag and X-Linked-Size, ranges, and
+X-Error-Code for what is refused. Whatever is asked that a Hub does not know is answered with 404 and kept in `unexpected`.
+
+    with Hub() as hub:
+        sha = hub.commit("org/tiny", {"config.json": b"{}", "model.safetensors": b"..."})
+        hub.fault("stall", path="model.safetensors", after=1000)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Kind = Literal["stall", "truncate", "drop", "flip", "status", "norange"]
+LFS = (".safetensors", ".bin", ".gguf", ".onnx", "tokenizer.json")
+PAGE = 1000
+
+
+@dataclass
+class Fault:
+    """Goes wrong `times` times for requests whose file (or, for the API, whose path) fits `path`.
+
+    stall     sends `after` bytes, then nothing until the other side or the double goes away
+    truncate  sends `after` bytes of the announced length, then closes
+    drop      resets the connection after `after` bytes
+    flip      changes the byte at offset `after` of the file
+    status    answers with `status`, and Retry-After where `retry_after` is given
+    norange   ignores Range: sends the whole file with 200
+    """
+
+    kind: Kind
+    path: str = "*"
+    times: int = 1
+    after: int = 0
+    status: int = 500
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that came, as far as a test may want to know it."""
+
+    server: str
+    method: str
+    path: str
+    range: str | None
+    authorised: bool
+
+
+@dataclass
+class Commit:
+    sha: str
+    files: dict[str, bytes]
+
+
+@dataclass
+class Repo:
+    """`gated`: only tokens in `accepted` may fetch; `private`: to all others it does not exist."""
+
+    commits: dict[str, Commit] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    accepted: set[str] = field(default_factory=set)
+
+
+class Hub:
+    """The double. `tokens`: the tokens that it knows; any other is refused, as on the Hub, wherever it is shown."""
+
+    def __init__(self, page: int = PAGE) -> None:
+        self.page = page
+        self.repos: dict[str, Repo] = {}
+        self.tokens: set[str] = set()
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self.unexpected: list[str] = []
+        self.sent = 0
+        self.slow = 0.0
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._hub, self._cdn = _Server(self, "hub"), _Server(self, "cdn")
+
+    def __enter__(self) -> Self:
+        for server in (self._hub, self._cdn):
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        for server in (self._hub, self._cdn):
+            server.shutdown()
+            server.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        return self._hub.url
+
+    def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """A commit with exactly these files; moves the branch. The sha is that of the content, so equal commits are one."""
+        there = self.repos.setdefault(repo, Repo())
+        parent = there.refs.get(branch, "")
+        sha = hashlib.sha1(json.dumps([parent, sorted((p, git_id(b)) for p, b in files.items())]).encode()).hexdigest()
+        there.commits[sha] = Commit(sha, dict(files))
+        there.refs[branch] = sha
+        return sha
+
+    def fault(self, kind: Kind, path: str = "*", **more: object) -> Fault:
+        fault = Fault(kind, path, **more)  # type: ignore[arg-type]
+        self.faults.append(fault)
+        return fault
+
+    def fetched(self, path: str) -> list[Request]:
+        """The GETs that brought bytes of this file."""
+        return [
+            r for r in self.requests if r.method == "GET" and r.path.endswith("/" + path) and (r.server == "cdn" or not path.endswith(LFS))
+        ]
+
+    def take(self, path: str, kinds: tuple[Kind, ...]) -> Fault | None:
+        """The first fault that fits, used up once."""
+        with self._lock:
+            for fault in self.faults:
+                if fault.times > 0 and fault.kind in kinds and fnmatch.fnmatch(path, fault.path):
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+def git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def pointer_id(content: bytes) -> tuple[str, int]:
+    """Git knows an LFS file by its pointer only."""
+    pointer = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(content).hexdigest()}\nsize {len(content)}\n".encode()
+    )
+    return git_id(pointer), len(pointer)
+
+
+def tensors(*shapes: tuple[str, str, tuple[int, ...]], seed: int = 0) -> bytes:
+    """A safetensors file with these (name, dtype, shape), filled with noise."""
+    width = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1}
+    header, at = {}, 0
+    for name, dtype, shape in shapes:
+        size = width[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + random.Random(seed).randbytes(at)
+
+
+def model_files(seed: int = 0, rows: int = 1000) -> dict[str, bytes]:
+    """What a small published model looks like: configuration, tokenizer, weights of about `rows` x 200 bytes, and things nobody needs."""
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 100, "vocab_size": rows}
+    return {
+        "config.json": json.dumps(config).encode(),
+        "generation_config.json": b'{"max_new_tokens": 16}',
+        "tokenizer.json": b'{"version": "1.0", "model": {"type": "BPE"}}',
+        "tokenizer_config.json": b'{"tokenizer_class": "PreTrainedTokenizerFast"}',
+        "model.safetensors": tensors(("embed", "BF16", (rows, 100)), ("norm", "F32", (10,)), seed=seed),
+        "README.md": b"# A model",
+        ".gitattributes": b"*.safetensors filter=lfs",
+        "images/curve.png": b"png",
+    }
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, double: Hub, name: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.double, self.name = double, name
+        self.open: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, address = super().get_request()
+        self.open.append(connection)
+        return connection, address
+
+    def server_close(self) -> None:
+        """Also ends the connections that clients keep open: a server that is gone answers nothing."""
+        super().server_close()
+        for connection in self.open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    @property
+    def hub(self) -> Hub:
+        return self.server.double
+
+    def _answer(self) -> None:
+        self.hub.requests.append(
+            Request(self.server.name, self.command, urlsplit(self.path).path, self.headers.get("Range"), "Authorization" in self.headers)
+        )
+        path = unquote(urlsplit(self.path).path)
+        if self.server.name == "cdn":
+            return self._cdn(path)
+        token = self._token()
+        if token is not None and token not in self.hub.tokens:
+            return self._refuse(401, None, "Invalid credentials in Authorization header")
+        if fault := self.hub.take(path.rpartition("/")[2] if "/resolve/" in path else path, ("status",)):
+            headers = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
+            return self._send(fault.status, b"busy", headers)
+        for pattern, call in ((API, self._info), (TREE, self._tree), (RESOLVE, self._resolve)):
+            if match := pattern.fullmatch(path):
+                return self._within(match["repo"], match["revision"] or "main", token, call, match)
+        self.hub.unexpected.append(f"{self.command} {self.path}")
+        return self._refuse(404, None, "no such page")
+
+    def _token(self) -> str | None:
+        kind, _, value = self.headers.get("Authorization", "").partition(" ")
+        return value if kind == "Bearer" else None
+
+    def _within(
+        self, name: str, revision: str, token: str | None, call: Callable[[str, Commit, re.Match[str]], None], match: re.Match[str]
+    ) -> None:
+        repo = self.hub.repos.get(name)
+        if repo is None or (repo.private and token not in repo.accepted):
+            return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
+        if match.re is RESOLVE and repo.gated and token not in repo.accepted:
+            return self._refuse(403 if token else 401, "GatedRepo", f"Access to model {name} is restricted.")
+        commit = repo.commits.get(repo.refs.get(revision, revision))
+        if commit is None:
+            return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return call(name, commit, match)
+
+    def _info(self, name: str, commit: Commit, match: re.Match[str]) -> None:
+        blobs = "blobs" in parse_qs(urlsplit(self.path).query)
+        siblings = [{"rfilename": path} | (_sibling(content, path) if blobs else {}) for path, content in sorted(commit.files.items())]
+        body = {
+            "_id": "0",
+            "id": name,
+            "modelId": name,
+            "sha": commit.sha,
+            "siblings": siblings,
+            "private": False,
+            "gated": False,
+            "tags": [],
+        }
+        self._json(body, {"X-Repo-Commit": commit.sha})
+
+    def _tree(self, name: str, commit: Commit, match: re.Match[str]) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        start = int(query.get("cursor", ["0"])[0])
+        entries = [_entry(content, path) for path, content in sorted(commit.files.items())]
+        rest = entries[start + self.hub.page :]
+        link = f"{self.server.url}{urlsplit(self.path).path}?recursive=True&cursor={start + self.hub.page}"
+        self._json(entries[start : start + self.hub.page], {"Link": f'<{link}>; rel="next"'} if rest else {})
+
+    def _resolve(self, name: str, commit: Commit, match: re.Match[str]) -> None:
+        path = match["path"]
+        content = commit.files.get(path)
+        if content is None:
+            return self._refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.sha})
+        if not path.endswith(LFS):
+            return self._content(path, content, {"X-Repo-Commit": commit.sha, "ETag": f'"{git_id(content)}"'})
+        digest = hashlib.sha256(content).hexdigest()
+        headers = {"X-Repo-Commit": commit.sha, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+        where = f"{self.server.double._cdn.url}/{commit.sha}/{name}/{path}?Signature=signed&Policy=p"
+        return self._send(302, b"", headers | {"Location": where})
+
+    def _cdn(self, path: str) -> None:
+        """Answers signed requests only, and no credentials: a store refuses a request that is authorised twice."""
+        sha, _, rest = path.lstrip("/").partition("/")
+        name, file = "/".join(rest.split("/")[:2]), "/".join(rest.split("/")[2:])
+        repo = self.hub.repos.get(name)
+        if "Authorization" in self.headers or "Signature" not in parse_qs(urlsplit(self.path).query) or repo is None:
+            self.hub.unexpected.append(f"CDN {self.command} {path}, authorised: {'Authorization' in self.headers}")
+            return self._send(400, b"only one auth mechanism allowed", {})
+        if fault := self.hub.take("cdn:" + file, ("status",)):
+            return self._send(fault.status, b"busy", {"Retry-After": fault.retry_after} if fault.retry_after is not None else {})
+        return self._content(file, repo.commits[sha].files[file], {"ETag": '"cdn"'})
+
+    def _content(self, path: str, content: bytes, headers: dict[str, str]) -> None:
+        fault = self.hub.take(path, ("stall", "truncate", "drop", "flip", "norange")) if self.command == "GET" else None
+        if fault and fault.kind == "flip":
+            content = content[: fault.after] + bytes([content[fault.after] ^ 1]) + content[fault.after + 1 :]
+        start, asked = 0, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if asked and not (fault and fault.kind == "norange"):
+            start = int(asked[1])
+            if start >= len(content):
+                return self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        self.send_response(206 if headers.get("Content-Range") else 200)
+        for key, value in (headers | {"Content-Length": str(len(content) - start), "Accept-Ranges": "bytes"}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self._body(content[start:], fault)
+
+    def _body(self, body: bytes, fault: Fault | None) -> None:
+        broken = fault is not None and fault.kind in ("stall", "truncate", "drop")
+        for at in range(0, len(part := body[: fault.after] if broken and fault else body), 64 << 10):
+            self.wfile.write(part[at : at + (64 << 10)])
+            self.hub.sent += len(part[at : at + (64 << 10)])
+            if self.hub.slow and self.hub.closing.wait(self.hub.slow):
+                break
+        if broken and fault:
+            self._break(fault)
+
+    def _break(self, fault: Fault) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        if fault.kind == "stall":
+            self._until_gone()
+        if fault.kind == "drop":
+            time.sleep(0.05)  # what was sent must arrive before the reset overtakes it
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+
+    def _until_gone(self) -> None:
+        self.connection.settimeout(0.05)
+        while not self.hub.closing.is_set():
+            try:
+                if not self.connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+    def _json(self, body: object, headers: dict[str, str]) -> None:
+        self._send(200, json.dumps(body).encode(), headers | {"Content-Type": "application/json"})
+
+    def _refuse(self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> None:
+        errors = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self._send(status, json.dumps({"error": message}).encode(), errors | (headers or {}))
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?")
+TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
+RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+
+
+def _sibling(content: bytes, path: str) -> dict[str, object]:
+    if not path.endswith(LFS):
+        return {"size": len(content), "blobId": git_id(content)}
+    blob, size = pointer_id(content)
+    return {
+        "size": len(content),
+        "blobId": blob,
+        "lfs": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": size},
+    }
+
+
+def _entry(content: bytes, path: str) -> dict[str, object]:
+    if not path.endswith(LFS):
+        return {"type": "file", "path": path, "size": len(content), "oid": git_id(content)}
+    blob, size = pointer_id(content)
+    lfs = {"size": len(content), "oid": hashlib.sha256(content).hexdigest(), "pointerSize": size}
+    return {"type": "file", "path": path, "size": len(content), "oid": blob, "lfs": lfs}

@@ -1,0 +1,423 @@
+"""What may be wanted: the declarations of clusters and models, as values.
+
+Every field says what it means, its unit, what null means and why its default is what it is; and to which group it *belongs*,
+which decides what an edit of it causes:
+
+    identity     another name is another thing: nothing is changed, something new is made
+    release      part of the release hash: an edit is a new release, with candidate, acceptance and switch
+    source       acts only through what it leads to (manifest of the weights, digest of the image), which is hashed instead
+    in_place     applied to what serves, without a restart
+    acceptance   runs the ladder again on the live release
+    policy       decides when something is let through
+
+Nothing is coerced: "512" is not a number and "false" is not a truth value. Reading YAML and telling errors with file and line
+is declarations.py's work; here errors are pydantic's, with our own sentences where its would not do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NewType, cast, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+Group = Literal["identity", "release", "source", "in_place", "acceptance", "policy"]
+Platform = Literal["local", "kubernetes", "aws"]
+
+ModelName = NewType("ModelName", str)
+ClusterName = NewType("ClusterName", str)
+Revision = NewType("Revision", str)
+"""Immutable identity of weights: a commit sha, a manifest hash or a content hash."""
+ReleaseId = NewType("ReleaseId", str)
+"""Ten hex digits of the release hash."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
+STAGES = (
+    "cluster", "deployment", "model_revision", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint",
+    "benchmark", "teardown", "teardown_report", "leftovers",
+)  # fmt: skip
+RESERVED = frozenset({*STAGES, "all", "default", "true", "false", "yes", "no", "on", "off", "null"})
+"""Stages; `all` and Dagster's own group `default`; and words that YAML reads as something else than a name."""
+
+KUBERNETES_LIMIT = 47
+"""Characters of a RayService's name; longer ones are refused by KubeRay, because it appends to them."""
+
+
+def wrong(sentence: str, key: str = "") -> PydanticCustomError:
+    """An error whose text is told to the user as it stands. `key`: what is wrong inside of the value."""
+    return PydanticCustomError("ours", "{sentence}", {"sentence": sentence, "key": key})
+
+
+def says(belongs: Group, description: str, default: Any = ..., **limits: Any) -> Any:
+    """A field: to which group it belongs, what it means, its default (none: it has to be given) and its limits."""
+    return Field(default, description=description, json_schema_extra={"belongs": belongs}, **limits)
+
+
+def kubernetes_name(name: str, release: str) -> str:
+    """The name of a release on Kubernetes. ValueError when Kubernetes would refuse it."""
+    made = f"{name.replace('_', '-')}-{release}"
+    if len(made) > KUBERNETES_LIMIT or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", made):
+        raise ValueError(f"{made!r} is not a name that Kubernetes takes: small letters, digits and -, at most {KUBERNETES_LIMIT}")
+    return made
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise wrong("must be a small letter and then up to 29 small letters, digits or _")
+    if value in RESERVED:
+        raise wrong(f"is a reserved word; take another, such as my_{value}")
+    if value.endswith("_"):
+        raise wrong("must not end with _: Kubernetes refuses labels that do")
+    kubernetes_name(value, "0" * 10)
+    return value
+
+
+def _matching(pattern: str, sentence: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise wrong(sentence)
+        return value
+
+    return AfterValidator(check)
+
+
+UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def _bytes(value: object) -> object:
+    """'4Gi' -> 4294967296, so that two ways to write one size are one release. What is no text is left to the field's own type."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(k|M|G|T|Ki|Mi|Gi|Ti)", value)
+    if not found:
+        raise wrong("must be a size such as '4Gi' or '512Mi' (units: k M G T Ki Mi Gi Ti), or a whole number of bytes")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _sensible_size(value: int) -> int:
+    if not 2**20 <= value <= 2**50:
+        raise wrong(f"{value} bytes can not be meant; write the unit, for example '4Gi' (allowed: 1Mi to 1024Ti)")
+    return value
+
+
+def _cores(value: object) -> object:
+    """'500m' -> 0.5, as Kubernetes writes it."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[0-9]{1,7}m", value):
+        raise wrong("must be a number of cores, such as 2 or 0.5, or thousandths of a core, such as '500m'")
+    return int(value[:-1]) / 1000
+
+
+def _regex(value: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of what a later version may read differently: no reason to refuse it now
+            re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise wrong(f"is not a regular expression of Python: {error}") from None
+    return value
+
+
+WEIGHTS = {
+    "hf": (r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w./-]{0,199})?", "hf://org/name, or with @branch, @tag, @sha"),
+    "s3": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]{1,900}", "s3://bucket/prefix"),
+    "file": (r"\S(.{0,500}\S)?", "file://path, relative to this file"),
+    "asset": (r"[\w.-]+(/[\w.-]+)*", "asset://key"),
+}
+"""Where weights may come from: the form behind `<word>://`, and how it is told."""
+
+
+def _weights(value: str) -> str:
+    scheme, found, rest = value.partition("://")
+    if not found or scheme not in WEIGHTS:
+        raise wrong("must say where the weights are: " + " · ".join(told for _, told in WEIGHTS.values()))
+    pattern, told = WEIGHTS[scheme]
+    if not re.fullmatch(pattern, rest) or (scheme == "hf" and ".." in rest):
+        raise wrong(f"must have the form {told}")
+    return value
+
+
+SET_BY_US = {
+    "model": "use weights", "model_path": "use weights", "tokenizer_revision": "use weights: hf://org/name@revision",
+    "revision": "use weights: hf://org/name@revision", "code_revision": "use weights: hf://org/name@revision",
+    "served_model_name": "use served_name", "model_id": "use served_name", "served_name": "it stands beside engine",
+    "host": "the platform chooses the address", "port": "use the setting LLM_PIPELINE_ENDPOINT_PORT",
+    "uds": "the platform chooses the address", "root_path": "the router chooses it", "api_key": "use the setting LLM_PIPELINE_API_KEY",
+    "hf_token": "use the setting HF_TOKEN", "download_dir": "use the setting LLM_PIPELINE_CACHE",
+    "ssl_keyfile": "leave it out, engines listen inside only", "ssl_certfile": "leave it out, engines listen inside only",
+    "config": "write its arguments here", "num_replicas": "use replicas",
+}  # fmt: skip
+"""Engine arguments that the product sets itself, and what to do instead."""
+
+
+def _extra(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for key in value:
+        plain = key.lstrip("-").replace("-", "_")
+        if plain != "extra" and plain in EngineSpec.model_fields:
+            raise wrong(f"has a key of its own; write it as engine.{plain}", key)
+        if plain in SET_BY_US:
+            raise wrong(f"is set by the product; {SET_BY_US[plain]}", key)
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", key):
+            raise wrong("is not the name of an engine argument; they are written like max_num_batched_tokens", key)
+    return value
+
+
+OCI = r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+OWNER = r"team:[A-Za-z0-9_.-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}"
+CHECK = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*:[A-Za-z0-9_]+"
+
+Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Template = Annotated[str, Field(min_length=1, max_length=65_536)]
+Size = Annotated[int, BeforeValidator(_bytes), AfterValidator(_sensible_size)]
+Cores = Annotated[float, BeforeValidator(_cores), Field(gt=0, le=1024)]
+Regex = Annotated[Text, AfterValidator(_regex)]
+Weights = Annotated[str, AfterValidator(_weights)]
+Image = Annotated[str, _matching(OCI, "must be an OCI reference such as registry.example.com/team/image:tag")]
+Extra = Annotated[dict[str, JsonValue], AfterValidator(_extra)]
+ServedName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", "must be letters, digits and . _ : / -, at most 128")]
+Namespace = Annotated[str, _matching(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "must be small letters, digits and -, at most 63")]
+TagName = Annotated[str, _matching(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", "must be letters, digits, _ . - and at most one /")]
+TagValue = Annotated[str, _matching(r"[A-Za-z0-9_.-]{0,63}", "must be at most 63 letters, digits, _ . -")]
+CheckKey = Annotated[str, _matching(CHECK, "must be written <asset key>:<check>, for example evals/demo:accuracy")]
+Owners = Annotated[tuple[Annotated[str, _matching(OWNER, "must be 'team:<name>' or an e-mail address")], ...], Strict(False)]
+
+
+class Spec(BaseModel):
+    """A block of a declaration: frozen, no unknown keys, no coercion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class EngineSpec(Spec):
+    """How the engine runs. A release of its own for every difference."""
+
+    kind: Literal["ray", "vllm"] = says(
+        "release", "ray: Ray Serve LLM, the default because it scales over nodes. vllm: one plain vLLM server, quicker to start.", "ray"
+    )
+    max_model_len: int | None = says(
+        "release", "Longest prompt plus answer, in tokens. Null: what the weights' own config.json allows.", None, ge=16, le=10_000_000
+    )
+    max_num_seqs: int = says(
+        "release",
+        "Requests that run at once. Default 16: vLLM's own (hundreds) reserves buffers too large for a laptop.",
+        16,
+        ge=1,
+        le=65_536,
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = says(
+        "release", "Number type of the weights in memory. auto (default): the one they are stored in.", "auto"
+    )
+    tensor_parallel_size: int = says(
+        "release", "GPUs that share one replica. Default 1: more pays only when the weights do not fit one.", 1, ge=1, le=64
+    )
+    chat_template: Template | None = says(
+        "release", "In YAML a path relative to the file; here the template's text, so that an edit is seen. Null: the weights' own.", None
+    )
+    extra: Extra = says("release", "Any other engine argument of vLLM, by its own name. Empty: none.", {})
+
+
+class Resources(Spec):
+    """What one replica gets."""
+
+    gpu: int | None = says("release", "Whole GPUs; 0: none. Null: the planner's choice.", None, ge=0, le=64)
+    cpu: Cores | None = says("release", "CPU cores, 2 or '500m'. Null: the planner's choice.", None)
+    memory: Size | None = says("release", "Main memory, '4Gi' or bytes. Null: the planner's choice.", None)
+    ephemeral_storage: Size | None = says("release", "Scratch disk, '20Gi' or bytes. Null: the planner's choice.", None)
+
+
+class Replicas(Spec):
+    """How many copies of the engine serve."""
+
+    min: int = says("in_place", "Copies always there. At least 1: having none is called asleep. Default 1: the cheapest.", 1, ge=1, le=100)
+    max: int = says("in_place", "Most copies under load. Default 1: no autoscaling, so no surprise in cost.", 1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.max < self.min:
+            raise wrong(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
+class Golden(Spec):
+    """A prompt and how to know a right answer, asked greedily (temperature 0): exactly one of answer, contains, matches."""
+
+    prompt: Text = says("acceptance", "What is asked, as one user message.")
+    answer: Text | None = says("acceptance", "The whole answer, to the letter. Null: not compared.", None)
+    contains: Text | None = says("acceptance", "Words that stand somewhere in the answer, to the letter. Null: not looked for.", None)
+    matches: Regex | None = says("acceptance", "Python's regular expression, found somewhere in the answer. Null: not looked for.", None)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Golden:
+        given = [key for key in ("answer", "contains", "matches") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise wrong(f"needs exactly one of answer, contains, matches; has {' and '.join(given) or 'none'}")
+        return self
+
+
+class Slo(Spec):
+    """Bounds that a candidate must keep."""
+
+    ttft_ms: float | None = says("acceptance", "Milliseconds to the first token, at most. Null: not bounded.", None, gt=0, le=3_600_000)
+
+
+class Acceptance(Spec):
+    """What a candidate has to pass before it gets a request."""
+
+    golden: Annotated[tuple[Golden, ...], Strict(False)] = says(
+        "acceptance", "Questions with known answers. Empty: only that it answers at all.", (), max_length=200
+    )
+    slo: Slo = says("acceptance", "Bounds. Empty: none, since only measurement tells what is usual.", Slo())
+    requires: Annotated[tuple[CheckKey, ...], Strict(False)] = says(
+        "acceptance", "Asset checks elsewhere that must have passed too, as <asset key>:<check>. Empty: none.", ()
+    )
+
+
+class ReleaseRules(Spec):
+    """How a new release takes over."""
+
+    strategy: Literal["blue_green", "recreate"] = says(
+        "in_place",
+        "blue_green (default): both stand until the switch and no request fails. recreate: the old one goes first.",
+        "blue_green",
+    )
+    without_room: Literal["recreate", "wait", "fail"] = says(
+        "in_place",
+        "When two do not fit: recreate (default, an announced outage: else a small machine never updates), wait, fail.",
+        "recreate",
+    )
+    drain_seconds: int = says(
+        "in_place", "Seconds that running requests of the old release may take. Default 60: longer than most answers.", 60, ge=0, le=86_400
+    )
+    keep_previous: int = says(
+        "in_place", "Earlier accepted releases kept (weights, image) for a rollback. Default 1: the last good one.", 1, ge=0, le=20
+    )
+
+
+class ModelSpec(Spec):
+    """A deployment that somebody wants."""
+
+    name: Annotated[ModelName, AfterValidator(_name)] = says("identity", "The folder's name; written only to differ from it.")
+    cluster: Annotated[ClusterName, AfterValidator(_name)] = says("identity", "The declared cluster where it runs.")
+    autostart: bool = says("in_place", "A bare `up` starts it. Default false: nobody pays for what nobody asked for.", False)
+    weights: Weights = says("source", "hf://org/name[@ref] · s3://bucket/prefix · file://path (relative to the file) · asset://key")
+    allow_pickle: bool = says("source", "Take .bin weights where safetensors lack. Default false: a pickle runs foreign code.", False)
+    engine: EngineSpec = says("release", "How the engine runs.", EngineSpec())
+    image: Image | None = says(
+        "source", "OCI reference for kubernetes and aws. Null: the pinned one. On local the lock decides and this has no effect.", None
+    )
+    resources: Resources = says("release", "What one replica gets. Empty: the planner's choice.", Resources())
+    served_name: ServedName = says("release", "What clients write into `model`. Null: the model's name (filled in here).", "")
+    replicas: Replicas = says("in_place", "How many copies serve.", Replicas())
+    acceptance: Acceptance = says("acceptance", "What a candidate has to pass.", Acceptance())
+    release: ReleaseRules = says("in_place", "How a new release takes over.", ReleaseRules())
+    owners: Owners = says("in_place", "Who answers for it: 'team:<name>' or e-mail addresses. Empty: nobody said.", ())
+    description: Text | None = says("in_place", "One sentence for people. Null: made from the other fields.", None)
+    tags: dict[TagName, TagValue] = says("in_place", "Tags of its assets in Dagster. Empty: none.", {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _serve_under_own_name(cls, data: Any) -> Any:
+        """Null and the model's own name are one release, so they are one value."""
+        if not isinstance(data, dict) or data.get("served_name") is not None:
+            return data
+        name = data.get("name")
+        return {**data, "served_name": name if isinstance(name, str) and NAME.fullmatch(name) else "unnamed"}
+
+
+class Endpoint(Spec):
+    """The address that clients use."""
+
+    via: Literal["router"] = says(
+        "in_place", "router: the product's own, the only one on local; it can hold, wake and mark answers.", "router"
+    )
+
+
+class LocalBlock(Spec):
+    """What only the platform local knows: nothing yet. The port is the setting LLM_PIPELINE_ENDPOINT_PORT."""
+
+
+class KubernetesBlock(Spec):
+    """Which Kubernetes cluster, and what is there already."""
+
+    kubeconfig: Text | None = says("identity", "Path of the kubeconfig. Null: the setting KUBECONFIG, else ~/.kube/config.", None)
+    context: Text = says("identity", "The context in it. No default: the current one is an accident.")
+    namespace: Namespace = says("identity", "The namespace for everything of ours. Default llm: short, and nobody's default.", "llm")
+    kuberay: Literal["install", "existing"] = says(
+        "in_place", "install (default, so that an empty cluster is enough): ours where there is none. existing: never touched.", "install"
+    )
+
+
+class AwsBlock(Spec):
+    """What only the platform aws knows: nothing yet."""
+
+
+class ClusterSpec(Spec):
+    """A place where models run."""
+
+    name: Annotated[ClusterName, AfterValidator(_name)] = says("identity", "The folder's name; written only to differ from it.")
+    platform: Platform = says("identity", "local: this machine. kubernetes: one that exists. aws: EKS, made from nothing.")
+    endpoint: Endpoint = says("in_place", "The address that clients use.", Endpoint())
+    local: LocalBlock | None = says("identity", "Only with platform local. Null: nothing to say.", None)
+    kubernetes: KubernetesBlock | None = says("identity", "Always and only with platform kubernetes. Null: another platform.", None)
+    aws: AwsBlock | None = says("identity", "Only with platform aws. Null: nothing to say.", None)
+    owners: Owners = says("in_place", "Who answers for it: 'team:<name>' or e-mail addresses. Empty: nobody said.", ())
+    description: Text | None = says("in_place", "One sentence for people. Null: made from the other fields.", None)
+
+    @model_validator(mode="after")
+    def _block_of_its_platform(self) -> ClusterSpec:
+        for other in get_args(Platform):
+            if other != self.platform and getattr(self, other) is not None:
+                raise wrong(f"the block {other} does not belong to the platform {self.platform}")
+        if self.platform == "kubernetes" and self.kubernetes is None:
+            raise wrong("the platform kubernetes needs the block kubernetes with its context: no cluster is ever guessed")
+        return self
+
+
+def fields_of(spec: Spec, group: Group) -> dict[str, JsonValue]:
+    """The fields of one group, nested as in the spec, keys sorted: the same wish always gives the same JSON.
+
+    Null and empty values are left out, so that a field added later does not change the hash of a release that does not use it.
+    """
+    return cast(dict[str, JsonValue], json.loads(json.dumps(_chosen(spec, group), sort_keys=True)))
+
+
+def fields(kind: type[Spec], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Every field of a spec and of the blocks in it, with its path; lists are walked through."""
+    for name, info in kind.model_fields.items():
+        yield (*above, name), info
+        for inner in blocks(info.annotation):
+            yield from fields(inner, (*above, name))
+
+
+def blocks(annotation: object) -> Iterator[type[Spec]]:
+    """The spec classes inside a field's type."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from blocks(inner)
+
+
+def belongs(info: FieldInfo) -> Group | None:
+    """The group that a field declares; None when it declares none, which a test forbids."""
+    extra = info.json_schema_extra
+    group = extra.get("belongs") if isinstance(extra, dict) else None
+    return cast(Group, group) if group in get_args(Group) else None
+
+
+def _chosen(spec: Spec, group: Group) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    plain = spec.model_dump(mode="json", exclude_none=True)
+    for name, info in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        kept = _chosen(value, group) if isinstance(value, Spec) else plain.get(name) if belongs(info) == group else None
+        if kept not in (None, {}, []):
+            chosen[name] = kept
+    return chosen

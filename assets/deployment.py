@@ -14,8 +14,9 @@ import dagster as dg
 from assets.step import Done, Model, Work, planned, start, told
 from assets.step import page as shown
 from infra import policy
-from infra.decisions import Admitted, Decisions
+from infra.decisions import Admitted, Decisions, Pin
 from infra.errors import Blocked
+from infra.situation import desired, newest
 from infra.waiting import Progress
 from infra.weights import Seen
 
@@ -64,17 +65,31 @@ def allowed(context: Any, work: Work) -> bool:
 
 def want(work: Work) -> Done:
     """Wanted from now on; the newest revision is admitted; the release of this run is fixed."""
-    before = work.decisions.wanted
-    seen = work.platform.model_weights.look(work.model.spec, work.model.base, work.progress, revision=work.context.run.tags.get("llm/revision"))
-    verdict = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in work.context.run.tags)
+    before, tags = work.decisions.wanted, work.context.run.tags
+    if work.run.action == "rollback":
+        go_back(work.decisions, tags["llm/to"], hold=tags.get("llm/hold") == "true", by=work.run.by)
+    seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
+    verdict = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags)
     work.decisions.want(True, work.run.by)
+    if work.run.action == "retry":
+        work.decisions.unmark(desired(work.decisions, work.platform, work.model.spec, work.model.base, work.progress).id)
     release = planned(work.decisions, work.model, work.run, work.progress)
     pin = work.decisions.pin
     facts = {"release": release.id, "revision": release.revision, "admission": verdict.why, "wanted by": work.run.by, "why": work.run.why}
+    if note:
+        facts["source"] = note
+        work.say(note)
     if pin:
         facts["pinned"] = f"{pin.release or pin.revision}: {pin.why}"
         work.say(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {work.model.name} follows the declaration again")
     return Done(data_version=work.model.name, changed=not before, page=facts)
+
+
+def go_back(decisions: Decisions, release: str, *, hold: bool, by: str) -> None:
+    """A rollback: pinned to an earlier release until something newer than what is left appears, or until `unpin`."""
+    live, old = decisions.live, decisions.pin
+    left = live.release if live and live.release != release else old.left if old else None
+    decisions.write("pin", Pin(release=release, left=left, until="unpinned" if hold else "newer", by=by, why=f"rolled back from {left}" if left else "rolled back", at=time.time()))
 
 
 def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False) -> policy.Admission:

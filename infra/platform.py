@@ -60,6 +60,11 @@ class Release:
         return self.spec.served_name or self.model
 
     @property
+    def in_place(self) -> str:
+        """Hash of what changes without a new release: the replica numbers."""
+        return digest_of(self.spec.replicas.model_dump())
+
+    @property
     def needs_gpu(self) -> bool:
         return bool(self.spec.resources.gpu)
 

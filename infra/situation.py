@@ -16,7 +16,7 @@ from infra.platform import EndpointState, Platform, Release, Route, ServiceState
 from infra.policy import Facts
 from infra.specs import ModelSpec
 from infra.waiting import Progress
-from infra.weights import Manifest
+from infra.weights import Manifest, Seen
 
 State = Literal["absent", "starting", "serving", "degraded", "asleep", "stopping", "failed", "broken"]
 
@@ -35,6 +35,18 @@ def desired(decisions: Decisions, platform: Platform, spec: ModelSpec, base: Pat
         raise ConfigError(f"no revision of {decisions.model} was admitted yet", next=f"llm-pipeline up {decisions.model}")
     image = platform.image.resolve(spec, progress)
     return Release(spec, admitted.revision, Manifest.from_dict(admitted.manifest), image, admitted.source, str(base))
+
+
+def newest(decisions: Decisions, platform: Platform, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> tuple[Seen, str]:
+    """What the source holds now. Unreachable: what was admitted before, with a sentence that says so, unless a revision was named."""
+    try:
+        return platform.model_weights.look(spec, base, progress, revision), ""
+    except Transient as error:
+        admitted = decisions.admitted
+        if admitted is None or revision:
+            raise
+        note = f"the source was not reached, the revision admitted before is kept: {error.problem.what}"
+        return Seen(admitted.source, admitted.revision, Manifest.from_dict(admitted.manifest)), note
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import teardown  # noqa: E402 - the filters must come first
+from assets import pins, teardown  # noqa: E402 - the filters must come first
 from infra.declarations import Broken, Declared  # noqa: E402
 from infra.errors import PipelineError, Problem  # noqa: E402
 from infra.settings import ROOT  # noqa: E402
@@ -31,7 +31,7 @@ def defs() -> dg.Definitions:
     parts = [_one(tree, found) for found in (*everything.clusters.values(), *everything.models.values())]
     red = [_red(broken) for broken in everything.broken]
     clusters = {name: cluster_stage(name) for name in _usable_clusters(everything.clusters)}
-    return dg.Definitions.merge(*parts, *red, teardown.build(clusters), automation.build(), dg.Definitions(executor=EXECUTOR))
+    return dg.Definitions.merge(*parts, *red, teardown.build(clusters), pins.build(clusters), automation.build(), dg.Definitions(executor=EXECUTOR))
 
 
 def _one(tree: dg.ComponentTree, found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:

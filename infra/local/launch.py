@@ -15,7 +15,7 @@ from typing import Any
 from infra import engine
 from infra.errors import CapacityError
 from infra.local.processes import mark_of, read_json, spawn, write_json
-from infra.platform import Release, digest_of
+from infra.platform import Release
 from infra.settings import base_environment, private, secret
 
 LOOPBACK = "127.0.0.1"
@@ -130,11 +130,6 @@ def environment(folders: Folders, release: Release, token: str) -> dict[str, str
     }  # fmt: skip
     env.pop("LLM_PIPELINE_API_KEY", None)
     return env
-
-
-def in_place(release: Release) -> str:
-    """Hash of what changes without a new release."""
-    return digest_of(release.spec.replicas.model_dump())
 
 
 def free_block(taken: set[int], seed: int) -> int:

@@ -25,6 +25,7 @@ class LocalWeights:
         self._access = Access(
             hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
             hf_cache=settings.hub_cache, stall_seconds=settings.stall_seconds, aws=settings.aws,
+            scans=settings.cache_dir / "scans.json",
         )  # fmt: skip
 
     def observe(self, release: Release) -> WeightsState | None:

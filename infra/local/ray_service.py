@@ -19,7 +19,7 @@ from pathlib import Path
 
 from infra.errors import ConfigError, Problem, tail
 from infra.local import launch, startup
-from infra.local.launch import Folders, in_place
+from infra.local.launch import Folders
 from infra.local.processes import end, mark_of, marked, members, memory, read_json
 from infra.platform import ImagePart, Release, ServiceState, WeightsPart
 from infra.settings import private
@@ -84,7 +84,7 @@ class LocalService:
         """Replica numbers, by putting the same application with other numbers; a plain server has one replica for ever."""
         folders = self._folders(release.name)
         state = self.observe(release)
-        if state is None or not state.ready or state.in_place == in_place(release) or release.spec.engine.kind == "vllm":
+        if state is None or not state.ready or state.in_place == release.in_place or release.spec.engine.kind == "vllm":
             return state or self.apply(release, progress)
         startup.deploy(folders, release, self._served(release), progress)
         ready = startup.wait_ready(folders, release, self._served(release), progress)

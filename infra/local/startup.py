@@ -18,7 +18,7 @@ import httpx
 
 from infra import engine
 from infra.errors import Permanent, PipelineError, Transient, tail
-from infra.local.launch import LOOPBACK, Folders, Service, in_place
+from infra.local.launch import LOOPBACK, Folders, Service
 from infra.local.processes import members, read_json, write_json
 from infra.platform import Release, ServiceState, digest_of
 from infra.settings import secret
@@ -264,6 +264,6 @@ def _is_engine(path: Path) -> bool:
 def _write_ready(folders: Folders, release: Release, service: Service, log: Log, phases: dict[str, float], wall: float) -> ServiceState:
     live = engine.live_arguments(log.lines)
     phases = {**phases, "unexplained": round(max(0.0, wall - sum(phases.values())), 3)}
-    write_json(folders.service / "ready.json", {"at": time.time(), "phases": phases, "arguments": live, "in_place": in_place(release)})
+    write_json(folders.service / "ready.json", {"at": time.time(), "phases": phases, "arguments": live, "in_place": release.in_place})
     raw = asdict(service)
-    return ServiceState(folders.name, release.model, "ready", address(raw), service.started, live, in_place(release), phases=phases)
+    return ServiceState(folders.name, release.model, "ready", address(raw), service.started, live, release.in_place, phases=phases)

@@ -1,0 +1,42 @@
+# The whole product in a handful of targets; `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help up down clean test test-fast test-all lint
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
+
+up: .venv/installed ## start Dagster, bring the demo model up, ask it something
+	@$(BIN)/llm-pipeline dagster start
+	@$(BIN)/llm-pipeline up
+
+down: ## take everything that runs away, and prove it; weights and images are kept
+	@if [ -x $(BIN)/llm-pipeline ]; then $(BIN)/llm-pipeline down --all --yes; code=$$?; $(BIN)/llm-pipeline dagster stop; exit $$code; else echo "nothing was installed, nothing runs"; fi
+
+clean: down ## everything that `up` and `test` made, weights and images too
+	rm -rf .venv .llm-pipeline .dagster .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage llm_pipeline.egg-info
+
+test: .venv/test ## fast tests, then the life of a real engine
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m pytest
+
+test-fast: .venv/test ## without a real engine
+	@$(BIN)/python -m pytest -m "not real"
+
+lint: .venv/test ## ruff and mypy alone
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "llm-pipeline needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make up PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv || (rm -rf .venv; echo "the module venv is missing: on Debian, apt-get install python3-venv"; exit 1)
+
+.venv/installed: .venv/bin/python pyproject.toml
+	@echo "installing the control plane into .venv (about a minute, once)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e . && touch $@
+
+.venv/test: .venv/installed
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]' && touch $@

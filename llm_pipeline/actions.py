@@ -1,0 +1,320 @@
+"""What the verbs do: look first, launch a run when something differs, follow it, say how it ended. No layout here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_TIMEOUT, TAG_WHY, Model
+from infra import policy
+from infra.decisions import Decisions, ReleaseRecord
+from infra.declarations import nearest
+from infra.errors import Blocked, ConfigError, PipelineError, Problem, Timeout
+from infra.platform import Platform, Release, digest_of
+from infra.situation import Situation, look, newest
+from infra.waiting import Progress
+from llm_pipeline import components
+from llm_pipeline.runs import Dagster, Event, Launch
+
+CHAIN = ("deployment", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint")
+"""What `up` materialises of a model, after its cluster."""
+
+Listener = Callable[[str, Event], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How `up`, `rollback` or `retry` of one model ended."""
+
+    model: str
+    result: str
+    release: str | None = None
+    previous: str | None = None
+    revision: str | None = None
+    endpoint: str | None = None
+    run_id: str | None = None
+    changed: dict[str, bool] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    problem: Problem | None = None
+    exit_code: int = 0
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of contracts."""
+        return {
+            "model": self.model, "result": self.result, "release": self.release, "previous_release": self.previous, "revision": self.revision,
+            "endpoint": self.endpoint, "run_id": self.run_id, "changed": self.changed, "seconds": self.seconds, "phases": self.phases,
+            "problem": self.problem.as_dict() if self.problem else None, "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def person() -> str:
+    """Who gives the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+# ---------------------------------------------------------------- which models
+
+
+def stage(name: str) -> Model:
+    """A declared model; a ConfigError that says what is wrong with its file, or which name was probably meant."""
+    everything = components.declared()
+    if name in everything.models:
+        return components.model_stage(everything.models[name], everything)
+    for broken in everything.broken:
+        if broken.name == name:
+            raise ConfigError(broken.problem.what, why=broken.problem.why, next=broken.problem.next, log=broken.problem.log)
+    known = sorted(everything.models)
+    guess = nearest(name, known)
+    raise ConfigError(f"no model is called {name}", why=f"declared are: {', '.join(known) or 'none'}", next=f"did you mean: llm-pipeline up {guess}" if guess else "llm-pipeline status")
+
+
+def asked_for(names: Iterable[str]) -> list[Model]:
+    """The named models; without names every one with autostart, and every one that is wanted already."""
+    chosen = list(names)
+    if chosen:
+        return [stage(name) for name in dict.fromkeys(chosen)]
+    everything = components.declared()
+    found = [components.model_stage(m, everything) for m in everything.models.values()]
+    return [model for model in found if model.spec.autostart or Decisions(model.platform.records, model.name).wanted]
+
+
+def platform_with(model: str) -> Platform:
+    """The platform that knows this model by declaration, record or process; for what no YAML declares any more."""
+    everything = components.declared()
+    if model in everything.models:
+        return components.platform_of(everything.models[model].spec.cluster)
+    for cluster in everything.clusters:
+        try:
+            platform = components.platform_of(cluster)
+        except PipelineError:
+            continue
+        if model in platform.records.owners() or any(found.model == model for found in platform.inventory.find()):
+            return platform
+    return stage(model).platform
+
+
+# ---------------------------------------------------------------- up
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `up` of one model would do. `unchanged`: nothing; `refusal`: a rule forbids it."""
+
+    model: Model
+    seen: Situation
+    release: Release | None
+    unchanged: bool
+    refusal: Problem | None = None
+    notes: tuple[str, ...] = ()
+
+
+def consider(model: Model, revision: str | None = None, *, retry: bool = False) -> Wish:
+    """Looks at source, records and platform, and says what a run would change. Changes nothing."""
+    decisions = Decisions(model.platform.records, model.name)
+    source, note = newest(decisions, model.platform, model.spec, model.base, Progress(120), revision)
+    seen = look(model.platform, model.name, model.spec, model.base)
+    pin, admitted = decisions.pin, decisions.admitted
+    known = frozenset(r.release.manifest.digest for r in decisions.releases().values() if r.accepted or (pin and r.id == pin.left))
+    verdict = policy.admit(
+        source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known, pin_until=pin.until if pin else None,
+        pin_names_revision=bool(pin and pin.revision), asked=revision is not None,
+    )  # fmt: skip
+    notes = [note] if note else []
+    if revision and pin and not verdict.admitted:
+        return Wish(model, seen, None, unchanged=False, refusal=Problem(f"{model.name} is pinned: {pin.why}", next=f"llm-pipeline unpin {model.name}, then the same command again"))
+    if pin and not verdict.ends_pin:
+        notes.append(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {model.name} follows the declaration again")
+    release = seen.desired if pin and pin.release and not verdict.ends_pin else _would_be(model, source, verdict, seen)
+    record = decisions.release(release.id) if release else None
+    if record and record.mark and not retry and not (seen.live and seen.live.id == record.id and record.mark.kind == "cancelled"):
+        last = record.last.problem.problem() if record.last and record.last.problem else None
+        refusal = Problem(
+            f"release {record.id} is marked {record.mark.kind}", why=(last.why if last else None) or record.mark.why,
+            next=f"llm-pipeline retry {model.name} tries it again; or change spec, weights or image", log=last.log if last else None,
+        )  # fmt: skip
+        return Wish(model, seen, release, unchanged=False, refusal=refusal, notes=tuple(notes))
+    return Wish(model, seen, release, _in_step(model, seen, release), notes=tuple(notes))
+
+
+def up(dagster: Dagster, names: Iterable[str], listen: Listener, *, revision: str | None = None, follow: bool = True, timeout: float = 3600) -> list[Outcome]:
+    """Brings models up; those in step already are left alone."""
+    models = asked_for(names)
+    if not models:
+        raise ConfigError("no model starts by itself", why="no YAML says autostart: true, and none is wanted", next="llm-pipeline up NAME")
+    return _bring_up(dagster, models, listen, {TAG_ACTION: "deploy", TAG_WHY: "up"}, revision=revision, follow=follow, timeout=timeout)
+
+
+def retry(dagster: Dagster, name: str, listen: Listener, *, follow: bool = True, timeout: float = 3600) -> list[Outcome]:
+    """Lifts the mark of the release that is declared, and tries it again."""
+    return _bring_up(dagster, [stage(name)], listen, {TAG_ACTION: "retry", TAG_WHY: "retry"}, follow=follow, timeout=timeout)
+
+
+def rollback(dagster: Dagster, name: str, release: str | None, listen: Listener, *, hold: bool, follow: bool = True, timeout: float = 3600) -> list[Outcome]:
+    """Goes to an earlier accepted release and pins it."""
+    model = stage(name)
+    decisions = Decisions(model.platform.records, name)
+    target = earlier(decisions, release)
+    seen = look(model.platform, name, model.spec, model.base)
+    if seen.live and seen.live.id == target.id and seen.serves:
+        return [Outcome(name, "unchanged", target.id, target.id, target.revision, model.platform.endpoint.url, notes=(f"release {target.id} serves already",))]
+    tags = {TAG_ACTION: "rollback", TAG_WHY: f"rollback to {target.id}", "llm/to": target.id, "llm/hold": str(hold).lower()}
+    return _launch_and_follow(dagster, [(model, ())], listen, tags, follow=follow, timeout=timeout)
+
+
+def earlier(decisions: Decisions, release: str | None) -> ReleaseRecord:
+    """The named release, or the last accepted one that is not live."""
+    live = decisions.live
+    releases = decisions.releases()
+    if release:
+        found = [record for name, record in releases.items() if name.startswith(release)]
+        if len(found) != 1:
+            raise ConfigError(f"{decisions.model} has {'no' if not found else 'more than one'} release {release}", next=f"llm-pipeline history {decisions.model}")
+        if not found[0].accepted:
+            raise Blocked(f"release {found[0].id} was never accepted", why="a rollback goes to what has served before", next=f"llm-pipeline history {decisions.model}")
+        return found[0]
+    accepted = [record for record in releases.values() if record.accepted and (live is None or record.id != live.release)]
+    if not accepted:
+        raise Blocked(f"{decisions.model} has no earlier accepted release", next=f"llm-pipeline history {decisions.model}")
+    return max(accepted, key=lambda record: max(a.ended or 0 for a in record.attempts if a.result == "accepted"))
+
+
+# ---------------------------------------------------------------- down, pin
+
+
+def down(dagster: Dagster, name: str, listen: Listener, *, include_models: bool = False, purge: bool = False, timeout: float = 900) -> dict[str, Any]:
+    """Launches the job `teardown` for one model or cluster, and returns its report."""
+    tags = {TAG_ACTION: "teardown", TAG_BY: person(), "llm/down": name}
+    config = {"ops": {"tear_down": {"config": {"name": name, "include_models": include_models, "purge": purge}}}}
+    run_id = dagster.launch(Launch(tags, job="teardown", config=config), needs_daemon=False)
+    report: dict[str, Any] = {"removed": [], "kept": [], "left": []}
+    problem: Problem | None = None
+    for event in dagster.follow(run_id, timeout):
+        listen(name, event)
+        if event.kind == "done" and event.stage.endswith("/teardown_report"):
+            report = {key: event.facts.get(key) or [] for key in ("removed", "kept", "left")}
+        elif event.kind == "failed":
+            problem = event.facts["problem"]
+    if problem and not report["left"]:
+        raise _again(problem)
+    return {**report, "report_run_id": run_id}
+
+
+def pin(dagster: Dagster, name: str, revision: str | None, listen: Listener, *, remove: bool, timeout: float = 120) -> str:
+    """Writes or removes a pin; returns the run."""
+    platform_with(name)
+    config = {"ops": {"write_pin": {"config": {"model": name, "revision": revision, "remove": remove}}}}
+    tags = {TAG_ACTION: "unpin" if remove else "pin", TAG_BY: person(), "llm/pin": name}
+    run_id = dagster.launch(Launch(tags, job="pin", config=config), needs_daemon=False)
+    problem: Problem | None = None
+    for event in dagster.follow(run_id, timeout):
+        listen(name, event)
+        problem = event.facts["problem"] if event.kind == "failed" else problem
+    if problem:
+        raise _again(problem)
+    return run_id
+
+
+# ---------------------------------------------------------------- private
+
+
+def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dict[str, str], *, follow: bool, timeout: float, revision: str | None = None) -> list[Outcome]:
+    done: list[Outcome] = []
+    launch: list[tuple[Model, tuple[str, ...]]] = []
+    for model in models:
+        wish = consider(model, revision, retry=tags[TAG_ACTION] == "retry")
+        if wish.refusal:
+            done.append(Outcome(model.name, "refused", problem=wish.refusal, exit_code=3, notes=wish.notes))
+        elif wish.unchanged and wish.release:
+            release = wish.release
+            done.append(Outcome(model.name, "unchanged", release.id, release.id, release.revision, model.platform.endpoint.url, notes=wish.notes))
+        else:
+            launch.append((model, wish.notes))
+    if revision:
+        tags = {**tags, "llm/revision": revision}
+    return done + _launch_and_follow(dagster, launch, listen, tags, follow=follow, timeout=timeout)
+
+
+def _launch_and_follow(
+    dagster: Dagster, models: list[tuple[Model, tuple[str, ...]]], listen: Listener, tags: dict[str, str], *, follow: bool, timeout: float
+) -> list[Outcome]:
+    if models and dagster.webserver() and (told := dagster.reload()):
+        raise ConfigError("Dagster can not load the graph", why=told.splitlines()[0][:300], next=f"look at {dagster.url}/locations")
+    runs = []
+    for model, notes in models:
+        given = {**tags, TAG_MODEL: model.name, TAG_BY: person(), TAG_TIMEOUT: str(timeout)}
+        assets = [(model.spec.cluster, "cluster"), *((model.name, stage) for stage in CHAIN)]
+        runs.append((model, notes, Decisions(model.platform.records, model.name).live, dagster.launch(Launch(given, assets))))
+    if not follow:
+        return [Outcome(model.name, "launched", run_id=run, notes=notes) for model, notes, _, run in runs]
+    return [_followed(dagster, model, run, before.release if before else None, listen, timeout, notes) for model, notes, before, run in runs]
+
+
+def _followed(dagster: Dagster, model: Model, run: str, before: str | None, listen: Listener, timeout: float, notes: tuple[str, ...]) -> Outcome:
+    changed: dict[str, bool] = {}
+    seconds: dict[str, float] = {}
+    problem: Problem | None = None
+    status = ""
+    try:
+        for event in dagster.follow(run, timeout):
+            listen(model.name, event)
+            if event.kind == "done":
+                name = event.stage.split("/")[-1]
+                changed[name], seconds[name] = bool(event.facts.get("changed")), float(event.facts.get("seconds", 0))
+            elif event.kind == "failed" and problem is None:
+                problem = event.facts["problem"]
+            elif event.kind == "ended":
+                status = event.text
+    except Timeout as error:
+        problem = error.problem
+    return _outcome(model, run, before, changed, seconds, problem, status, notes)
+
+
+def _outcome(
+    model: Model, run: str, before: str | None, changed: dict[str, bool], seconds: dict[str, float], problem: Problem | None, status: str, notes: tuple[str, ...]
+) -> Outcome:
+    """Reads the end from records and platform; the run's own status only tells whether to look for a problem."""
+    decisions = Decisions(model.platform.records, model.name)
+    plan = decisions.records.get(model.name, f"attempt/{run}")
+    record = decisions.release(str(plan.value["release"])) if plan else None
+    attempt = next((a for a in record.attempts if a.run == run), None) if record else None
+    live = decisions.live
+    good = status == "SUCCESS" and record is not None and live is not None and live.release == record.id
+    if not good and problem is None:
+        stored = attempt.problem.problem() if attempt and attempt.problem else None
+        problem = stored or Problem(f"the run of {model.name} ended as {status or 'unknown'}", next=f"llm-pipeline up {model.name} goes on from here")
+    result = "serving" if good else "refused" if attempt and attempt.result == "refused" else "failed"
+    return Outcome(
+        model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url if good else None,
+        run, changed, seconds, dict(attempt.phases) if attempt else {}, None if good else problem, 0 if good else 1, notes,
+    )  # fmt: skip
+
+
+def _would_be(model: Model, source: Any, verdict: policy.Admission, seen: Situation) -> Release | None:
+    """The release that a run would bring up now."""
+    if not verdict.admitted:
+        return seen.desired
+    image = model.platform.image.resolve(model.spec, Progress(60))
+    return Release(model.spec, source.revision, source.manifest, image, source.source, str(model.base))
+
+
+def _in_step(model: Model, seen: Situation, release: Release | None) -> bool:
+    """Wanted, serving what should serve, with the rules and the replicas that are declared now."""
+    if not (seen.wanted and seen.serves and release and seen.live and seen.live.id == release.id) or seen.others:
+        return False
+    rules = digest_of(release.spec.acceptance.model_dump(mode="json"))
+    same_place = seen.service is None or seen.service.in_place in ("", release.in_place)
+    return seen.live.accepted_spec == rules and same_place
+
+
+def _again(problem: Problem) -> PipelineError:
+    """A problem that came out of a run, raised here."""
+    kind = Blocked if "carries wanted models" in problem.what else PipelineError
+    return kind(problem.what, why=problem.why, next=problem.next, log=problem.log)

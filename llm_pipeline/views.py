@@ -1,0 +1,142 @@
+"""The documents of `status`, `history`, `why` and `leftovers`, as contracts fix them. Reads platform and records; no layout."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from assets.teardown import leftovers as unwanted
+from infra.decisions import Attempt, Decisions, ReleaseRecord
+from infra.declarations import Declared
+from infra.errors import PipelineError, Problem
+from infra.platform import Platform
+from infra.situation import Situation, look, state_of
+from infra.specs import ModelSpec
+from llm_pipeline import components
+from llm_pipeline.actions import platform_with
+from llm_pipeline.runs import Dagster
+
+
+def utc(at: float | None) -> str | None:
+    """ISO 8601, or null."""
+    return datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="seconds") if at else None
+
+
+def status(dagster: Dagster, names: list[str]) -> dict[str, Any]:
+    """Platform first, Dagster second; works when either is gone."""
+    everything = components.declared()
+    url = dagster.webserver()
+    models = [model_row(name) for name in model_names(names)]
+    models += [broken_row(b.name, b.problem) for b in everything.broken if b.kind == "model" and (not names or b.name in names)]
+    clusters = [cluster_row(name) for name in everything.clusters]
+    clusters += [{"cluster": b.name, "platform": None, "state": "broken", "problem": b.problem.as_dict()} for b in everything.broken if b.kind == "cluster"]
+    return {"dagster": {"webserver": url, "daemon": bool(url) and dagster.daemon()}, "clusters": clusters, "models": sorted(models, key=lambda row: row["model"])}
+
+
+def model_names(names: list[str]) -> list[str]:
+    """The named ones; without names every declared one and every one that records or processes know."""
+    everything = components.declared()
+    known = {*everything.models}
+    for cluster in everything.clusters:
+        try:
+            platform = components.platform_of(cluster)
+        except PipelineError:
+            continue
+        known |= {owner for owner in platform.records.owners() if platform.records.get(owner, "deployment") and owner not in everything.clusters}
+        known |= {found.model for found in platform.inventory.find() if found.model}
+    known -= {b.name for b in everything.broken}
+    return sorted(known & set(names)) if names else sorted(known)
+
+
+def cluster_row(name: str) -> dict[str, Any]:
+    """One cluster."""
+    spec = components.declared().clusters[name].spec
+    row: dict[str, Any] = {"cluster": name, "platform": spec.platform, "state": "absent", "problem": None}
+    try:
+        platform = components.platform_of(name)
+        row["state"] = "serving" if platform.records.get(name, "identity") and platform.cluster.observe(spec) else "absent"
+    except PipelineError as error:
+        row |= {"state": "failed", "problem": error.problem.as_dict()}
+    return row
+
+
+def model_row(name: str) -> dict[str, Any]:
+    """One model."""
+    found = components.declared().models.get(name)
+    from llm_pipeline.actions import platform_with
+
+    platform = platform_with(name)
+    seen = look(platform, name, found.spec if found else None, found.base if found else Path("/"))
+    return row_of(seen, platform, found)
+
+
+def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | None) -> dict[str, Any]:
+    """The row of one observed model."""
+    word, problem = state_of(seen)
+    if found is None and word != "absent" and problem is None:
+        problem = Problem(f"{seen.model} runs, and no YAML declares it", next=f"llm-pipeline down {seen.model}, or bring its YAML back")
+    live, pin = seen.live, seen.pin
+    return {
+        "model": seen.model, "cluster": found.spec.cluster if found else live.release.spec.cluster if live else None,
+        "state": word, "problem": problem.as_dict() if problem else None,
+        "release": live.id if live and seen.wanted else None,
+        "candidate": next((state.release.rsplit("-", 1)[-1] for state in seen.others if state.phase != "dead"), None),
+        "revision": live.revision if live else None, "newest_revision": seen.admitted.revision if seen.admitted else None,
+        "pinned": {"release": pin.release, "revision": pin.revision, "until": pin.until, "by": pin.by, "why": pin.why} if pin else None,
+        "declared": found is not None, "since": utc(seen.live_since if seen.serves else seen.deployment.since if seen.deployment and seen.wanted else None),
+        "in_flight": seen.in_flight, "replicas": {"ready": live.release.spec.replicas.min if seen.serves and live else 0, "wanted": found.spec.replicas.min if found else None},
+        "endpoint": platform.endpoint.url if seen.wanted else None, "waits": None, "source": None, "asleep": None, "usd_per_hour": 0.0,
+    }  # fmt: skip
+
+
+def broken_row(name: str, problem: Problem) -> dict[str, Any]:
+    """A model whose YAML does not load."""
+    empty = dict.fromkeys(("cluster", "release", "candidate", "revision", "newest_revision", "pinned", "since", "in_flight", "endpoint", "waits", "source", "asleep", "usd_per_hour"))
+    return {"model": name, "state": "broken", "problem": problem.as_dict(), "declared": True, "replicas": {"ready": 0, "wanted": None}, **empty}
+
+
+def history(decisions: Decisions, platform: Platform) -> list[dict[str, Any]]:
+    """One row per attempt, newest first."""
+    rows = [attempt_row(record, attempt, platform) for record in decisions.releases().values() for attempt in record.attempts]
+    return sorted(rows, key=lambda row: str(row["started"]), reverse=True)
+
+
+def attempt_row(record: ReleaseRecord, attempt: Attempt, platform: Platform) -> dict[str, Any]:
+    """One attempt. `retired`: accepted once, but its weights or image are gone."""
+    result: str = attempt.result
+    if result == "accepted" and (platform.model_weights.observe(record.release) is None or platform.image.observe(record.release) is None):
+        result = "retired"
+    return {
+        "release": record.id, "revision": record.revision, "image": record.image, "attempt": attempt.number, "result": result, "by": attempt.by,
+        "why": attempt.problem.what + (f": {attempt.problem.why}" if attempt.problem.why else "") if attempt.problem else attempt.why,
+        "started": utc(attempt.started), "ended": utc(attempt.ended), "seconds": attempt.seconds, "checks": attempt.checks,
+    }  # fmt: skip
+
+
+def why(decisions: Decisions, last: int) -> list[dict[str, Any]]:
+    """The stored verdicts, newest first; never derived again."""
+    rows = [
+        {"at": utc(act.at), "action": act.action, "from": act.before, "to": act.after, "because": act.because, "by": act.by, "run_id": act.run, "seconds": act.seconds}
+        for act in decisions.acts.verdicts
+    ]
+    return rows[::-1][:last]
+
+
+def leftovers() -> list[dict[str, Any]]:
+    """Everything of ours that should not exist, on every cluster."""
+    rows = []
+    for name in components.declared().clusters:
+        platform = components.platform_of(name)
+        for found in unwanted(platform, name):
+            rows.append({
+                "part": found.part, "id": found.id, "cluster": found.cluster or name, "model": found.model, "release": found.release,
+                "usd_per_hour": found.usd_per_hour, "why_ours": found.why_ours,
+            })  # fmt: skip
+    return rows
+
+
+def since(row: dict[str, Any]) -> float | None:
+    """Seconds since a row's `since`."""
+    return time.time() - datetime.fromisoformat(row["since"]).timestamp() if row.get("since") else None

@@ -5,6 +5,7 @@ Read on vLLM 0.32.0 under Ray Serve LLM 2.60.0 and alone; the log lines named he
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ APP = "llm"
 """Name of the Serve application of a release."""
 
 GIB = 1 << 30
+
+HEALTH_EVERY = 3
+"""Seconds between two health checks of a replica. Serve calls it unhealthy after three failures: with its own 10 s a dead engine
+would go on refusing requests for half a minute before anybody knew."""
 
 
 # ---------------------------------------------------------------- what it is started with
@@ -46,8 +51,11 @@ def started_with(release: Release, config: Mapping[str, Any]) -> dict[str, Any]:
     return given if release.needs_gpu else {"kv_cache_memory_bytes": kv_bytes(release, config), **given}
 
 
-def serve_config(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The document for `PUT /api/serve/applications/`: one application made by ray.serve.llm, no code of ours."""
+def serve_config(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any], template: str = "") -> dict[str, Any]:
+    """The document for `PUT /api/serve/applications/`: one application made by ray.serve.llm, no code of ours.
+
+    `template` is the file with the chat template; ray.serve.llm takes it among the engine's arguments, as vLLM's own server does.
+    """
     replicas = release.spec.replicas
     scale: dict[str, Any] = (
         {"num_replicas": replicas.min}
@@ -56,8 +64,8 @@ def serve_config(release: Release, weights: str, host: str, port: int, config: M
     )
     model: dict[str, Any] = {
         "model_loading_config": {"model_id": release.served_name, "model_source": weights},
-        "engine_kwargs": started_with(release, config),
-        "deployment_config": {**scale, "max_constructor_retry_count": 1},
+        "engine_kwargs": started_with(release, config) | ({"chat_template": template} if template else {}),
+        "deployment_config": {**scale, "max_constructor_retry_count": 1, "health_check_period_s": HEALTH_EVERY, "health_check_timeout_s": 30},
     }
     if not release.needs_gpu:
         model["accelerator_config"] = {"kind": "cpu"}
@@ -65,9 +73,13 @@ def serve_config(release: Release, weights: str, host: str, port: int, config: M
     return {"proxy_location": "HeadOnly", "http_options": {"host": host, "port": port}, "applications": [application]}
 
 
-def server_arguments(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any]) -> list[str]:
-    """Arguments of `python -m vllm.entrypoints.openai.api_server` (`engine.kind: vllm`)."""
+def server_arguments(release: Release, weights: str, host: str, port: int, config: Mapping[str, Any], template: str = "") -> list[str]:
+    """Arguments of `python -m vllm.entrypoints.openai.api_server` (`engine.kind: vllm`). `template`: file with the chat template.
+
+    vLLM's command line takes a list as several words, and a mapping, also within a list, as JSON.
+    """
     out = ["--model", weights, "--served-model-name", release.served_name, "--host", host, "--port", str(port)]
+    out += ["--chat-template", template] if template else []
     for name, value in started_with(release, config).items():
         flag = "--" + name.replace("_", "-")
         if value is True:
@@ -75,10 +87,14 @@ def server_arguments(release: Release, weights: str, host: str, port: int, confi
         elif value is False:
             out.append("--no-" + name.replace("_", "-"))
         elif isinstance(value, list):
-            out += [flag, *map(str, value)]
+            out += [flag, *map(_word, value)] if value else []
         elif value is not None:
-            out += [flag, str(value)]
+            out += [flag, _word(value)]
     return out
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def kv_bytes(release: Release, config: Mapping[str, Any]) -> int:
@@ -88,12 +104,12 @@ def kv_bytes(release: Release, config: Mapping[str, Any]) -> int:
     1 GiB when that does not say. An explicit `extra.kv_cache_memory_bytes` wins.
     """
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
-    size = config.get("head_dim") or (config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1))
+    size = config.get("head_dim") or ((config.get("hidden_size") or 0) // (config.get("num_attention_heads") or 1))
     layers = config.get("num_hidden_layers")
     if not (heads and size and layers):
         return GIB
     tokens = (release.spec.engine.max_model_len or config.get("max_position_embeddings") or 2048) * release.spec.engine.max_num_seqs
-    return max(64 << 20, 2 * layers * heads * size * 2 * tokens)
+    return max(64 << 20, int(2 * layers * heads * size * 2 * tokens))
 
 
 # ---------------------------------------------------------------- what its log says: phases
@@ -224,41 +240,52 @@ KNOWN = tuple(
         (r"[Cc]annot allocate memory|MemoryError|std::bad_alloc|Unable to allocate", "this machine's memory is too small for this model with these arguments",
          "stop another model (llm-pipeline status), or lower engine.max_model_len or max_num_seqs", False),
         (r"[Bb]float16 is only supported on GPUs|Your device .* does not support bfloat16", "this GPU can not compute in bfloat16", "set engine.dtype: float16", False),
-        (r"torch\.\w+ is not supported for quantization|dtype .* is not supported|Unknown dtype|not a valid torch dtype|Input should be 'auto', 'half'",
+        (r"torch\.\w+ is not supported for quantization|dtype .* is not supported|Unknown dtype|not a valid torch dtype|Input should be 'auto', 'half'|argument --dtype:",
          "the engine can not use this dtype", "set engine.dtype to auto, bfloat16, float16 or float32", False),
         (r"must be divisible by tensor parallel size|not divisible by tensor_parallel_size", "tensor_parallel_size does not divide the model's attention heads",
          "set engine.tensor_parallel_size to a divisor of num_attention_heads", False),
-        (r"unexpected keyword argument|unrecognized arguments|Extra inputs are not permitted", "the engine does not know one of its arguments",
+        (r"larger than the number of available GPUs|number of available GPUs .* less than", "this machine has fewer GPUs than tensor_parallel_size",
+         "lower engine.tensor_parallel_size and resources.gpu", False),
+        (r"unexpected keyword argument|unrecognized arguments|Extra inputs are not permitted|Unknown engine argument", "the engine does not know one of its arguments",
          "correct engine.extra; the names are those of vLLM's engine arguments", False),
-        (r"invalid choice:|Input should be |ValidationError|validation error for", "an engine argument has a value that it can not have", "correct the argument that the line names", False),
         (r"Model architectures? .* (?:are|is) not supported|has no vLLM implementation", "this engine version can not run this architecture",
          "use another model, or an image with an engine that knows it", False),
         (r"SafetensorError|Error while deserializing header|HeaderTooLarge|InvalidHeader|incomplete metadata, file not fully covered",
          "a weights file is damaged", "llm-pipeline up repairs it: the check digests_match names the file", False),
-        (r"does not appear to have a file named|No such file or directory|FileNotFoundError|Can't load (?:the configuration|tokenizer)",
+        (r"does not appear to have a file named|No such file or directory|FileNotFoundError|Can't load (?:the configuration|tokenizer)"
+         r"|Invalid repository ID or local directory specified",
          "a file that the engine needs is missing", "look at the check digests_match of model_weights", False),
-        (r"trust_remote_code", "the model brings code of its own, which is not run unless told", "set engine.extra.trust_remote_code: true if you trust it", False),
+        (r"`?trust_remote_code=True`? (?:to allow|in LLM)|option `trust_remote_code=True`", "the model brings code of its own, which is not run unless told", "set engine.extra.trust_remote_code: true if you trust it", False),
         (r"[Aa]ddress already in use|Failed to bind|EADDRINUSE", "a port was taken between the check and the start", "run the same command again", True),
         (r"No space left on device", "the disk is full", "make room (llm-pipeline doctor), then run the same command again", True),
         (r"CUDA driver version is insufficient|no CUDA-capable device|Found no NVIDIA driver", "the engine finds no usable GPU driver", "check nvidia-smi on this machine", False),
         (r"ImportError|ModuleNotFoundError|undefined symbol", "the image is broken or does not fit this machine", "make clean, then up: the image is built anew", False),
-        (r"KeyError: '(?:model\.|lm_head|layers)|size mismatch|shape mismatch|Attempted to load weight .* into parameter", "the weights do not fit the model's config.json",
+        (r"KeyError: '(?:model\.|lm_head|layers)|size mismatch|shape mismatch|Attempted to load weight .* into parameter|exceeds dimension size", "the weights do not fit the model's config.json",
          "check that config.json and the weights come from the same model", False),
     )
 )  # fmt: skip
 
+VAGUE = tuple(
+    Known(re.compile(pattern), "an engine argument has a value that it can not have", "correct the argument that the line names")
+    for pattern in (r"invalid choice:|invalid \w+ value:", r"Input should be |Value error, ", r"Failed to create vLLM engine config", r"ValidationError|validation error for")
+)
+"""Causes that say less, the most telling line first: looked for when no known one is found."""
+
 ERROR_LINE = re.compile(r"(?:^|[\s.])(?P<name>[A-Z]\w*(?:Error|Exception|Died|Exit))\b:? ?(?P<text>.*)")
+TELLING = re.compile(r"ERROR|error:|Value error, |\[type=\w+[,\]]|" + ERROR_LINE.pattern)
+CHATTER = re.compile(r"(?:^|\] )\s*raise \w|^\s*(?:\([\w.:-]+ pid=\d+\) )?(?:DEBUG|INFO|WARNING):? |\"levelname\": \"(?:DEBUG|INFO|WARNING)\"")
+"""Lines that may name errors without being one: the source in a traceback, and what is no error by its own word."""
 WRAPPERS = re.compile(r"EngineDeadError|Engine core initialization failed|RayTaskError|RayActorError|ActorDiedError|See root cause above|WorkerProc initialization failed")
 
 
 def cause(lines: Sequence[str]) -> Cause | None:
     """Why the engine died, as far as its log tells: the first known cause, else the last error that is not just a wrapper."""
-    for line in lines:
-        if "ERROR" in line or ERROR_LINE.search(line) or "error:" in line:
-            for known in KNOWN:
-                if known.pattern.search(line) and not WRAPPERS.search(line):
-                    return Cause(known.why, known.next, clean(line), known.transient)
-    errors = [line for line in lines if ERROR_LINE.search(line) and not WRAPPERS.search(line)]
+    telling = [line for line in lines if TELLING.search(line) and not CHATTER.search(line) and not WRAPPERS.search(line)]
+    known = [(row, line) for line in telling for row in KNOWN if row.pattern.search(line)]
+    vague = [(row, line) for row in VAGUE for line in telling if row.pattern.search(line)]
+    for row, line in (known or vague)[:1]:
+        return Cause(row.why, row.next, clean(line), row.transient)
+    errors = [line for line in telling if ERROR_LINE.search(line) or "error:" in line]
     if errors:
         return Cause("the engine stopped with the error below", "look at the whole log: llm-pipeline logs MODEL", clean(errors[-1]))
     return None

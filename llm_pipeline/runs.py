@@ -20,6 +20,7 @@ import dagster as dg
 import httpx
 
 from infra.errors import Blocked, PipelineError, Problem, Timeout, Transient
+from infra.local.machine import listener_folder
 from infra.settings import ROOT, Settings, private
 
 LOCATION, REPOSITORY, ASSET_JOB = "llm_pipeline", "__repository__", "__ASSET_JOB"
@@ -30,7 +31,7 @@ LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __
   ... on InvalidSubsetError { message } ... on UnauthorizedError { message } ... on RunConflict { message } } }"""
 RELOAD = """mutation($l: String!) { reloadRepositoryLocation(repositoryLocationName: $l) { __typename
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename ... on PythonError { message } } } ... on PythonError { message } } }"""
-DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy required } } } version }"
+DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,8 @@ class Dagster:
     # ------------------------------------------------ private
 
     def _ours(self) -> bool:
-        """The webserver's location loads this clone's code."""
-        query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { displayMetadata { key value } location { name } } } } }"
-        try:
-            nodes = self._ask(query)["repositoriesOrError"].get("nodes", [])
-        except PipelineError:
-            return True
-        roots = [row["value"] for node in nodes for row in node["displayMetadata"] if row["key"] == "working_directory"]
-        return not roots or any(str(ROOT) in root for root in roots)
+        """Whoever listens there works in this clone: every Dagster process of ours has the root as its working directory."""
+        return listener_folder(self.settings.dagster_port) == ROOT
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None, timeout: float = 20) -> dict[str, Any]:
         try:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -45,18 +47,27 @@ def memory_limit() -> int:
     """Memory of the machine, or of the control group that we are in when that is less."""
     total = psutil.virtual_memory().total
     with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int((CGROUP / "memory.max").read_text()))
     return int(total)
 
 
 def memory_free() -> int:
-    """Bytes that new processes can have without swapping."""
+    """Bytes that new processes can have without swapping.
+
+    Of what a control group is charged for, the file cache that nobody touched lately is free: after reading weights it would
+    otherwise look as if the weights were in memory already.
+    """
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text()) - _idle_cache()
         free = min(free, max(0, limit - used))
     return int(free)
+
+
+def _idle_cache() -> int:
+    rows = dict(line.split(None, 1) for line in (CGROUP / "memory.stat").read_text().splitlines())
+    return int(rows.get("inactive_file", 0))
 
 
 def disk_free(path: Path) -> int:
@@ -84,6 +95,15 @@ def holder(port: int) -> str | None:
         for found in psutil.net_connections(kind="tcp"):
             if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
                 return describe(found.pid) if found.pid else "a process of another user"
+    return None
+
+
+def listener_folder(port: int) -> Path | None:
+    """The working directory of whoever listens on this TCP port; None when nobody does, or it can not be told."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for found in psutil.net_connections(kind="tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
+                return Path(psutil.Process(found.pid).cwd())
     return None
 
 

@@ -1,0 +1,95 @@
+"""A clone of its own for one story: another folder, home, ports and Dagster; the cache (weights, image) is shared with this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra import settings
+from infra.local.processes import home_id, marked
+
+ROOT = settings.ROOT
+
+
+@dataclass
+class Clone:
+    """What a user has after `git clone`, with the environment that keeps it apart from any stack that is up."""
+
+    root: Path
+    endpoint: int
+    dagster: int
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.root / ".llm-pipeline"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The user's environment; PYTHONPATH makes this clone's code win over the installed one."""
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("LLM_PIPELINE_", "DAGSTER_"))}
+        return base | {
+            "PYTHONPATH": str(self.root), "LLM_PIPELINE_CACHE": os.environ.get("LLM_PIPELINE_CACHE") or str(ROOT / ".llm-pipeline" / "cache"),
+            "LLM_PIPELINE_ENDPOINT_PORT": str(self.endpoint), "LLM_PIPELINE_DAGSTER_PORT": str(self.dagster), "NO_COLOR": "1", "COLUMNS": "80", **self.more,
+        }  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.endpoint}/v1"
+
+    def run(self, *args: str, timeout: float = 420) -> subprocess.CompletedProcess[str]:
+        """One command, as typed."""
+        argv = [sys.executable, "-m", "llm_pipeline.cli", *args]
+        return subprocess.run(argv, env=self.env, cwd=self.root.parent, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def json(self, *args: str, expect: int = 0, timeout: float = 420) -> Any:
+        """One command with --json; its exit code must be the expected one."""
+        done = self.run(*args, "--json", timeout=timeout)
+        assert done.returncode == expect, f"{args} ended with {done.returncode}, not {expect}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def model(self, name: str = "demo") -> dict[str, Any]:
+        """The row of one model in `status`."""
+        done = self.run("status", name, "--json")
+        return next(row for row in json.loads(done.stdout)["models"] if row["model"] == name)
+
+    def edit(self, model: str, old: str, new: str) -> None:
+        """Changes a declaration as a person would."""
+        path = self.root / "assets" / "models" / model / "defs.yaml"
+        text = path.read_text()
+        assert old in text, f"{old!r} is not in {path}"
+        path.write_text(text.replace(old, new, 1))
+
+    def processes(self) -> dict[int, str]:
+        """Everything of this clone that lives, by mark."""
+        return dict(marked(home_id(self.home) + ":"))
+
+    def stop(self) -> None:
+        """Takes all down, as `make down` does."""
+        self.run("down", "--all", "--yes")
+        self.run("dagster", "stop")
+
+
+def make(folder: Path, **more: str) -> Clone:
+    """Copies what git knows (and would take) into a folder."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, listed):
+        source, target = ROOT / name, folder / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    return Clone(folder, free_port(), free_port(), dict(more))
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,160 @@
+"""The life of a model, told as a user lives it: real Dagster, real Ray Serve, real vLLM, real HAProxy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.permute import permute
+from tests.life import clone as clones
+from tests.life.clone import Clone
+from tests.life.load import Load
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    """A clone whose every process is gone when the test is over, whatever happened in it."""
+    made = clones.make(tmp_path_factory.mktemp("clone"))
+    yield made
+    made.stop()
+    left = made.processes()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def test_a_life_with_a_daemon(clone: Clone) -> None:
+    """Declare, up, chat, a new revision under load, a bad one refused, rollback, a killed engine heals, down: no request is lost."""
+    assert clone.run("dagster", "start").returncode == 0
+    first = clone.json("up")
+    assert (first["result"], first["model"], first["endpoint"]) == ("serving", "demo", clone.url)
+    assert first["phases"]["unexplained"] <= 0.05 * sum(first["phases"].values())
+    answer = clone.run("chat", "demo", "What is a release?").stdout.strip()
+    assert answer == "A release is one exact combination of engine settings, weights and image, named by ten hex digits."
+    assert clone.json("up")["result"] == "unchanged"
+
+    with Load(clone.url, "demo") as load:
+        second = new_revision(clone, load)
+        refused(clone, second["release"])
+        back = clone.json("rollback", "demo")
+        assert (back["result"], back["release"], back["previous_release"]) == ("serving", first["release"], second["release"])
+    assert not load.failed, load.failed[:5]
+    assert len(load.answers) > 200
+    assert set(load.releases()) == {f"demo-{first['release']}", f"demo-{second['release']}"}
+
+    assert clone.model()["pinned"]["until"] == "newer"
+    results = [(row["release"], row["result"]) for row in clone.json("history", "demo")]
+    assert results[0] == (first["release"], "accepted")
+    assert results[1][1] == "refused"
+    heals_by_itself(clone)
+    taken_down(clone)
+
+
+def new_revision(clone: Clone, load: Load) -> dict[str, Any]:
+    """One line of the YAML, `up`: the old one answers until the new one does, and ends what it began."""
+    clone.edit("demo", "weights: file://weights/v1", "weights: file://weights/v2")
+    done = clone.json("up", "demo")
+    assert done["result"] == "serving"
+    assert done["release"] != done["previous_release"]
+    flipped = time.time()
+    until(lambda: any(a.release == f"demo-{done['release']}" and a.long for a in load.answers), 30, "a long stream on the new release")
+    assert any(a.long and a.good and a.release == f"demo-{done['previous_release']}" and a.ended <= flipped for a in load.answers)
+    log = clone.run("logs", "demo", "--release", done["release"]).stdout
+    assert "Initializing a V1 LLM engine (v0.32.0)" in log
+    assert clone.run("chat", "demo", "Who are you?").stdout.startswith("I am revision v2")
+    return done
+
+
+def refused(clone: Clone, serving: str) -> None:
+    """Permuted weights load and answer, wrongly: refused at exactly the golden rung; what serves, serves on."""
+    permute(clone.root / "assets/models/demo/weights/v1", clone.root / "assets/models/demo/weights/v3", seed=1)
+    clone.edit("demo", "weights: file://weights/v2", "weights: file://weights/v3")
+    done = clone.json("up", "demo", expect=1)
+    assert done["result"] == "refused"
+    newest = clone.json("history", "demo")[0]
+    assert [name for name, passed in newest["checks"].items() if not passed] == ["golden_answers"]
+    assert "What is a candidate?" in newest["why"]
+    row = clone.model()
+    assert (row["release"], row["candidate"]) == (serving, None)
+    assert "retry" in clone.json("up", "demo", expect=3)["problem"]["next"]
+
+
+def heals_by_itself(clone: Clone) -> None:
+    """A killed engine of a wanted model serves again without anybody's hand."""
+    kill_engine(clone)
+    until(lambda: clone.run("chat", "demo", "What is a pin?").returncode != 0, 60, "the loss to show")
+    until(lambda: clone.run("chat", "demo", "What is a pin?").returncode == 0, 240, "an answer again")
+    assert any(row["action"] == "heal" for row in clone.json("why", "demo"))
+    assert clone.json("history", "demo")[0]["by"] == "reconcile"
+
+
+def taken_down(clone: Clone) -> None:
+    """Nothing of it remains: no process, no socket folder, no route; data is kept and listed."""
+    report = clone.json("down", "--all")
+    assert report["left"] == []
+    assert {row["part"] for row in report["removed"]} >= {"ray_service", "endpoint"}
+    assert any("model_weights" in row["what"] for row in report["kept"])
+    assert clone.run("dagster", "stop").returncode == 0
+    assert clone.processes() == {}
+    assert clone.model()["state"] == "absent"
+    assert clone.json("leftovers") == []
+
+
+def test_a_life_without_a_daemon(clone: Clone) -> None:
+    """No Dagster runs: each verb brings its own process; a killed plain vLLM server is healed by the next `up`."""
+    clone.edit("demo", "kind: ray ", "kind: vllm")
+    first = clone.json("up", "demo")
+    assert first["result"] == "serving"
+    kill_engine(clone)
+    until(lambda: clone.model()["state"] != "serving", 60, "the loss to show")
+    again = clone.json("up", "demo")
+    assert (again["result"], again["release"]) == ("serving", first["release"])
+    assert clone.run("chat", "demo", "What is a pin?").returncode == 0
+    assert listening_elsewhere(clone) == []
+    assert clone.json("down", "demo")["left"] == []
+    assert clone.processes() == {}
+
+
+def test_an_engine_that_dies_is_told_within_seconds_with_its_decisive_line(clone: Clone) -> None:
+    """A wrong argument: no wait for a deadline, the line of the engine's log, and what to do."""
+    clone.edit("demo", "kind: ray ", "kind: vllm")
+    clone.edit("demo", "max_model_len: 512", "max_model_len: 99999")
+    done = clone.json("up", "demo", expect=1)
+    assert done["result"] == "failed"
+    assert "max_model_len" in done["problem"]["log"]
+    assert "engine.max_model_len" in done["problem"]["next"]
+    assert clone.json("down", "demo")["left"] == []
+
+
+def kill_engine(clone: Clone) -> None:
+    """SIGKILL to the engine's core process."""
+    services = [pid for pid, mark in clone.processes().items() if ":ray_service:" in mark]
+    core = [pid for pid in services if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")]
+    assert core, "no engine core was found"
+    os.kill(core[0], signal.SIGKILL)
+
+
+def listening_elsewhere(clone: Clone) -> list[str]:
+    """Sockets of this clone that listen beyond loopback."""
+    import psutil
+
+    ours = set(clone.processes())
+    found = [c for c in psutil.net_connections("tcp") if c.pid in ours and c.status == psutil.CONN_LISTEN]
+    assert found
+    return [f"{c.laddr.ip}:{c.laddr.port}" for c in found if c.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
+
+
+def until(probe: Callable[[], bool], seconds: float, what: str) -> None:
+    """Waits for something that takes a while by nature."""
+    end = time.monotonic() + seconds
+    while not probe():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds:.0f} s"
+        time.sleep(1)

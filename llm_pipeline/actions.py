@@ -22,6 +22,8 @@ from llm_pipeline.runs import Dagster, Event, Launch
 CHAIN = ("deployment", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint")
 """What `up` materialises of a model, after its cluster."""
 
+DEFAULT_TIMEOUT = 3600.0
+
 Listener = Callable[[str, Event], None]
 
 
@@ -249,7 +251,7 @@ def _launch_and_follow(
         raise ConfigError("Dagster can not load the graph", why=told.splitlines()[0][:300], next=f"look at {dagster.url}/locations")
     runs = []
     for model, notes in models:
-        given = {**tags, TAG_MODEL: model.name, TAG_BY: person(), TAG_TIMEOUT: str(timeout)}
+        given = {**tags, TAG_MODEL: model.name, TAG_BY: person(), **({TAG_TIMEOUT: str(timeout)} if timeout != DEFAULT_TIMEOUT else {})}
         assets = [(model.spec.cluster, "cluster"), *((model.name, stage) for stage in CHAIN)]
         runs.append((model, notes, Decisions(model.platform.records, model.name).live, dagster.launch(Launch(given, assets))))
     if not follow:

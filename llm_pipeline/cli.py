@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from assets.teardown import leftovers as unwanted
 from infra import settings as settings_module
 from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
-from llm_pipeline import actions, chat, console, dev, doctor, views
+from llm_pipeline import actions, chat, components, console, dev, doctor, views
 from llm_pipeline.actions import Outcome
 from llm_pipeline.runs import Dagster
 
@@ -65,7 +66,7 @@ def down(
     dagster = Dagster(load())
     targets = list(cluster or []) + list(names or [])
     if everything:
-        targets, include_models = list(actions.components.declared().clusters), True
+        targets, include_models = list(components.declared().clusters), True
     elif not targets:
         targets = [row["model"] for row in (views.model_row(name) for name in views.model_names([])) if row["state"] != "absent"]
     if purge and not yes and sys.stdin.isatty():
@@ -127,7 +128,7 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
 def status(names: Names = None, watch: Annotated[bool, typer.Option("--watch", help="Every 2 s, until Ctrl-C.")] = False, as_json: Json = False) -> None:
     """What serves, what is wrong with the rest, and what to do."""
     dagster = Dagster(load())
-    unknown = [name for name in names or [] if name not in views.model_names([]) and name not in {b.name for b in actions.components.declared().broken}]
+    unknown = [name for name in names or [] if name not in views.model_names([]) and name not in {b.name for b in components.declared().broken}]
     if unknown:
         actions.stage(unknown[0])
     while True:
@@ -344,9 +345,9 @@ def remove(dagster: Dagster, rows: list[dict[str, Any]], timeout: float) -> None
         if not Decisions(actions.platform_with(model).records, model).wanted:
             actions.down(dagster, model, lambda *_: None, timeout=timeout)
     progress = Progress(timeout, report=lambda phase: _quiet(phase))
-    for cluster in actions.components.declared().clusters:
-        platform = actions.components.platform_of(cluster)
-        for found in views.unwanted(platform, cluster):
+    for cluster in components.declared().clusters:
+        platform = components.platform_of(cluster)
+        for found in unwanted(platform, cluster):
             platform.inventory.remove(found, progress)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import dagster as dg
 import pydantic
@@ -32,11 +32,11 @@ def _attributes(spec: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
         name: (Any, pydantic.Field(default=None if name == "name" or not info.is_required() else ..., description=info.description))
         for name, info in spec.model_fields.items()
     }
-    made = pydantic.create_model(f"{spec.__name__}Attributes", __config__=pydantic.ConfigDict(extra="allow"), **fields)
+    made: Any = pydantic.create_model(f"{spec.__name__}Attributes", __config__=pydantic.ConfigDict(extra="allow"), **fields)
     schema = spec.model_json_schema()
     schema["required"] = [name for name in schema.get("required", []) if name != "name"]
-    made.model_json_schema = classmethod(lambda cls, *args, **kwargs: schema)  # type: ignore[assignment, method-assign]
-    return made
+    made.model_json_schema = classmethod(lambda cls, *args, **kwargs: schema)
+    return cast(type[pydantic.BaseModel], made)
 
 
 class _FromOurReader(dg.Component):

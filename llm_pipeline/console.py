@@ -50,7 +50,7 @@ def note(text: str, style: str = "quiet") -> None:
 
 def card(problem: Problem) -> None:
     """The four parts of an error, each under its word."""
-    rows = [Text(problem.what, style="bad")]
+    rows: list[Text | Table] = [Text(problem.what, style="bad")]
     for name, value in (("why", problem.why), ("next", problem.next), ("log", problem.log)):
         if value:
             rows.append(_indented(name, value))

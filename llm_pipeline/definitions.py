@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -11,7 +12,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from assets import pins, teardown  # noqa: E402 - the filters must come first
 from infra.declarations import Broken, Declared  # noqa: E402
-from infra.errors import PipelineError, Problem  # noqa: E402
+from infra.errors import PipelineError  # noqa: E402
 from infra.settings import ROOT  # noqa: E402
 from infra.specs import ClusterSpec, ModelSpec  # noqa: E402
 from llm_pipeline import automation  # noqa: E402
@@ -28,7 +29,8 @@ def defs() -> dg.Definitions:
     """Everything of this clone. A file that fails disables only itself."""
     everything = declared()
     tree = dg.ComponentTree.for_project(ROOT)
-    parts = [_one(tree, found) for found in (*everything.clusters.values(), *everything.models.values())]
+    found: list[Declared[ClusterSpec] | Declared[ModelSpec]] = [*everything.clusters.values(), *everything.models.values()]
+    parts = [_one(tree, one) for one in found]
     red = [_red(broken) for broken in everything.broken]
     clusters = {name: cluster_stage(name) for name in _usable_clusters(everything.clusters)}
     return dg.Definitions.merge(*parts, *red, teardown.build(clusters), pins.build(clusters), automation.build(), dg.Definitions(executor=EXECUTOR))
@@ -43,13 +45,12 @@ def _one(tree: dg.ComponentTree, found: Declared[ClusterSpec] | Declared[ModelSp
         return _red(Broken(kind, found.spec.name, found.path, error.problem))  # type: ignore[arg-type]
 
 
-def _usable_clusters(clusters: dict[str, Declared[ClusterSpec]]) -> list[str]:
+def _usable_clusters(clusters: Mapping[str, Declared[ClusterSpec]]) -> list[str]:
     return [name for name, found in clusters.items() if found.spec.platform == "local"]
 
 
 def _red(broken: Broken) -> dg.Definitions:
     """What stands in the graph for a file that can not be used: its description is the error."""
     group = "".join(c if c.isalnum() or c == "_" else "_" for c in broken.name) or "broken"
-    text = Problem(**broken.problem.as_dict()).text()
-    spec = dg.AssetSpec([broken.name, "broken"], group_name=group, description=f"```\n{text}\n```", kinds={"yaml"}, tags={"llm/state": "broken"})
+    spec = dg.AssetSpec([broken.name, "broken"], group_name=group, description=f"```\n{broken.problem.text()}\n```", kinds={"yaml"}, tags={"llm/state": "broken"})
     return dg.Definitions([spec])

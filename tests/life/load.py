@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -25,10 +26,15 @@ class Answer:
 
 @dataclass
 class Load:
-    """Four clients (kept connection or a new one each time, streamed or not) and one that always has a long stream open."""
+    """Four clients (kept connection or a new one each time, streamed or not), and one with a long stream open while `long_when` says so.
+
+    Steady, not heavy: on two cores the candidate has to start beside it.
+    """
 
     url: str
     model: str
+    long_when: Callable[[], bool]
+    pause: float = 0.4
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -59,8 +65,11 @@ class Load:
             if not keep:
                 client.close()
                 client = httpx.Client(trust_env=False, timeout=60)
+            if long and not self.long_when():
+                time.sleep(0.1)
+                continue
             self.answers.append(self._ask(client, stream=stream, long=long))
-            time.sleep(0.05 if not long else 0)
+            time.sleep(0 if long else self.pause)
         client.close()
 
     def _ask(self, client: httpx.Client, *, stream: bool, long: bool) -> Answer:

@@ -41,7 +41,7 @@ def test_a_life_with_a_daemon(clone: Clone) -> None:
     assert answer == "A release is one exact combination of engine settings, weights and image, named by ten hex digits."
     assert clone.json("up")["result"] == "unchanged"
 
-    with Load(clone.url, "demo") as load:
+    with Load(clone.url, "demo", long_when=lambda: two_are_up(clone)) as load:
         second = new_revision(clone, load)
         refused(clone, second["release"])
         back = clone.json("rollback", "demo")
@@ -65,8 +65,9 @@ def new_revision(clone: Clone, load: Load) -> dict[str, Any]:
     assert done["result"] == "serving"
     assert done["release"] != done["previous_release"]
     flipped = time.time()
-    until(lambda: any(a.release == f"demo-{done['release']}" and a.long for a in load.answers), 30, "a long stream on the new release")
-    assert any(a.long and a.good and a.release == f"demo-{done['previous_release']}" and a.ended <= flipped for a in load.answers)
+    old = [a for a in load.answers if a.long and a.release == f"demo-{done['previous_release']}"]
+    assert old, "no long stream was open on the old release while the new one was up"
+    assert all(a.good and a.ended <= flipped for a in old)
     log = clone.run("logs", "demo", "--release", done["release"]).stdout
     assert "Initializing a V1 LLM engine (v0.32.0)" in log
     assert clone.run("chat", "demo", "Who are you?").stdout.startswith("I am revision v2")
@@ -132,6 +133,11 @@ def test_an_engine_that_dies_is_told_within_seconds_with_its_decisive_line(clone
     assert "max_model_len" in done["problem"]["log"]
     assert "engine.max_model_len" in done["problem"]["next"]
     assert clone.json("down", "demo")["left"] == []
+
+
+def two_are_up(clone: Clone) -> bool:
+    """The candidate answers, and the old release is not gone yet: the flip and the drain are near."""
+    return len(list((clone.home / "services").glob("*/ready.json"))) == 2
 
 
 def kill_engine(clone: Clone) -> None:

@@ -31,7 +31,7 @@ def build(cluster: Cluster) -> dg.Definitions:
         progress = Progress(600, report=reporter(context, cluster.key("cluster")))
         began = time.time()
         try:
-            with platform.records.lock(f"{cluster.name}.cluster", f"run {context.run_id[:8]}", progress):
+            with platform.records.lock(f"{cluster.name}.cluster", f"run {context.run.run_id[:8]}", progress):
                 state = platform.cluster.apply(cluster.spec, progress)
                 record(cluster, state)
         except PipelineError as error:

@@ -54,7 +54,7 @@ def examine(work: Work) -> Iterator[Any]:
                 asset_key=key, check_name=rung.name, passed=rung.passed, description=rung.why, metadata={**rung.facts} or None,
             )  # fmt: skip
         verdict(work, rungs)
-    metadata = {"seconds": round(time.time() - began, 2), "changed": work.begun, "release": work.release.id, "rungs": len(rungs)}
+    metadata: dict[str, Any] = {"seconds": round(time.time() - began, 2), "changed": work.begun, "release": work.release.id, "rungs": len(rungs)}
     metadata |= {f"{rung.name} {name}": value for rung in rungs for name, value in rung.facts.items() if isinstance(value, int | float)}
     yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(digest_of([work.release.id, accepted_rules(work)])), metadata=metadata)
 

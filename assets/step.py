@@ -181,10 +181,10 @@ def start(context: Any, model: Model, stage: str) -> Work | None:
 def run_of(context: Any) -> Run:
     """Facts of the run from its tags and its record; a click in the UI leaves no tags."""
     tags = context.run.tags
-    record = context.instance.get_run_record_by_id(context.run_id)
+    record = context.instance.get_run_record_by_id(context.run.run_id)
     launched = record.create_timestamp.timestamp() if record else time.time()
     return Run(
-        context.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
+        context.run.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
     )  # fmt: skip
 
 
@@ -292,7 +292,7 @@ def reporter(context: Any, key: dg.AssetKey) -> Callable[[Phase], None]:
 
     def report(phase: Phase) -> None:
         if phase.name != state["name"]:
-            metadata = {"phase": phase.name, "detail": phase.detail, "at": dg.MetadataValue.timestamp(phase.started)}
+            metadata: dict[str, Any] = {"phase": phase.name, "detail": phase.detail, "at": dg.MetadataValue.timestamp(phase.started)}
             context.log_event(dg.AssetObservation(key, metadata=metadata))
             state.update(name=phase.name, at=time.monotonic())
         elif time.monotonic() - state["at"] >= DETAIL_EVERY:

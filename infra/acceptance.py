@@ -47,6 +47,13 @@ class Candidate:
         with httpx.Client(trust_env=False, timeout=timeout) as client:
             return client.post(self.base_url + path, json=dict(body))
 
+    def asked(self, prompt: str, **more: Any) -> dict[str, Any]:
+        """The whole answer to one greedy chat question. Raises ValueError with the status and the engine's own words when it refuses."""
+        answer = self.post("/v1/chat/completions", self.chat(prompt, **more))
+        if answer.status_code != 200:
+            raise ValueError(f"{answer.status_code}: {engine.clean(answer.text)}")
+        return dict(answer.json())
+
     def chat(self, prompt: str, **more: Any) -> dict[str, Any]:
         """The body of one greedy chat question."""
         return {"model": self.release.served_name, "messages": [{"role": "user", "content": prompt}], "temperature": 0, **more}
@@ -109,7 +116,7 @@ def golden_answers(asked: Candidate) -> Rung:
     golden = asked.release.spec.acceptance.golden
     wrong: list[str] = []
     for row in golden:
-        answer = asked.post("/v1/chat/completions", asked.chat(row.prompt, max_tokens=_budget(asked))).json()
+        answer = asked.asked(row.prompt, max_tokens=_budget(asked))
         text = answer["choices"][0]["message"]["content"] or ""
         if not fits(row, text):
             wrong.append(f"{row.prompt!r}: expected {expected(row)}, got {text[:200]!r}")
@@ -158,7 +165,7 @@ def streams(asked: Candidate) -> Rung:
 
 def counts_tokens(asked: Candidate) -> Rung:
     """prompt + completion = total, and both were counted."""
-    usage = asked.post("/v1/chat/completions", asked.chat(_question(asked), max_tokens=16)).json()["usage"]
+    usage = asked.asked(_question(asked), max_tokens=16)["usage"]
     prompt, completion, total = usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
     good = prompt > 0 and completion > 0 and prompt + completion == total
     return Rung("counts_tokens", good, f"{prompt} + {completion} = {total}" if good else f"prompt {prompt}, completion {completion}, total {total}")
@@ -180,6 +187,8 @@ def within_slo(asked: Candidate) -> Rung:
     """Time to the first streamed token, the median of three."""
     slo = asked.release.spec.acceptance.slo
     times = sorted(float(streams(asked).facts["ttft_ms"]) for _ in range(3))
+    if slo.ttft_ms is not None and times[0] == 0:
+        return Rung("within_slo", passed=False, why="a streamed answer had no token to measure", facts={"ttft_ms": times[1]})
     good = slo.ttft_ms is None or times[1] <= slo.ttft_ms
     bound = f"bound {slo.ttft_ms:,.0f} ms" if slo.ttft_ms is not None else "no bound declared"
     return Rung("within_slo", good, f"first token after {times[1]:,.0f} ms ({bound})", {"ttft_ms": times[1]})
@@ -196,5 +205,5 @@ def _budget(asked: Candidate) -> int:
 
 
 def _name_of(rung: Callable[[Candidate], Rung]) -> str:
-    names = {served_name: "serves_the_declared_name", live_arguments: "live_arguments_as_declared"}
+    names: dict[Callable[[Candidate], Rung], str] = {served_name: "serves_the_declared_name", live_arguments: "live_arguments_as_declared"}
     return names.get(rung, rung.__name__)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from infra.errors import Conflict, Problem
+from infra.errors import ConfigError, Conflict, Problem
 from infra.platform import Records, Release
 from infra.specs import ModelSpec
 from infra.weights import Manifest
@@ -111,12 +111,23 @@ class ReleaseRecord(Document):
     attempts: tuple[Attempt, ...] = ()
     mark: Mark | None = None
     heals: tuple[float, ...] = ()
+    retried: float = 0.0
+    """When somebody said `retry`: tries before it don't count any more. Unix seconds."""
     accepted_spec: str | None = None
     """Hash of the acceptance rules that the release last passed."""
 
     @property
     def release(self) -> Release:
-        return Release(ModelSpec.model_validate(self.spec), self.revision, Manifest.from_dict(self.manifest), self.image, self.source, self.base)
+        """The release as it was. ConfigError when its spec has something that this version does not know: a guess would be another release."""
+        try:
+            spec = ModelSpec.model_validate(self.spec)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise ConfigError(
+                f"the recorded release {self.id} can not be read by this version", why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                next="use the version of this product that made it, or make a release of today's declaration: llm-pipeline up MODEL",
+            ) from error  # fmt: skip
+        return Release(spec, self.revision, Manifest.from_dict(self.manifest), self.image, self.source, self.base)
 
     @property
     def accepted(self) -> bool:
@@ -183,6 +194,7 @@ class Acts(Document):
 
 
 D = TypeVar("D", bound=Document)
+T = TypeVar("T")
 
 KINDS: dict[str, type[Document]] = {
     "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts,
@@ -281,7 +293,7 @@ class Decisions:
 
         def how(old: ReleaseRecord | None) -> ReleaseRecord:
             spec = release.spec.model_dump(mode="json")
-            fresh = {"spec": spec, "source": release.source, "base": release.base}
+            fresh: dict[str, Any] = {"spec": spec, "source": release.source, "base": release.base}
             if old:
                 return old.model_copy(update=fresh)
             return ReleaseRecord(
@@ -329,7 +341,7 @@ class Decisions:
         def how(old: ReleaseRecord | None) -> ReleaseRecord:
             assert old is not None
             now = time.time()
-            stored = Failure(**problem.as_dict()) if problem else None
+            stored = Failure.model_validate(problem.as_dict()) if problem else None
             update = {"result": result, "ended": now, "problem": stored, "transient": transient}
             attempts = tuple(a.model_copy(update=update) if a.run == run and a.result in open_ else a for a in old.attempts)
             kind = result if result in ("refused", "cancelled") else "failed"
@@ -340,7 +352,7 @@ class Decisions:
 
     def unmark(self, release: str) -> None:
         """Lifts the mark; the tries so far don't count against a fresh start."""
-        self.change(ReleaseRecord, f"release/{release}", lambda old: _must(old).model_copy(update={"mark": None, "heals": ()}))
+        self.change(ReleaseRecord, f"release/{release}", lambda old: _must(old).model_copy(update={"mark": None, "heals": (), "retried": time.time()}))
 
     def act(self, act: Act) -> int:
         """Stores a verdict and raises the counter that makes its run key unique."""
@@ -376,7 +388,7 @@ class Decisions:
         self.records.put(self.model, name, value.model_dump(mode="json"), version)
 
     @staticmethod
-    def _retry(once: Callable[[], Any], attempts: int = 20) -> Any:
+    def _retry(once: Callable[[], T], attempts: int = 20) -> T:
         for _ in range(attempts - 1):
             try:
                 return once()

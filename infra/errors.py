@@ -63,7 +63,7 @@ class PipelineError(Exception):
         super().__init__(self.problem.text())
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.problem)
+        return _rebuild, (type(self), self.problem), self.__dict__
 
 
 class Permanent(PipelineError):
@@ -116,7 +116,7 @@ def _rebuild(kind: type[PipelineError], problem: Problem) -> PipelineError:
 
 
 SECRETS = re.compile(
-    r"(?P<keep>(?:authorization|x-api-key|x-router-token|token|password|secret)[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?)[^\s\"',;&]+"
+    r"(?P<keep>(?:authorization|api[-_]?key|x-router-token|token|password|secret[-_\w]*)[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?)[^\s\"',;&]+"
     r"|\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{8,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
     r"|(?P<query>[?&](?:X-Amz-[A-Za-z-]+|Signature|Key-Pair-Id|Policy)=)[^&\s]+",
     re.IGNORECASE,
@@ -126,7 +126,7 @@ SECRETS = re.compile(
 def redact(text: str) -> str:
     """Cuts what looks like a secret.
 
-    The rule: the value after authorization, x-api-key, token, password or secret; tokens of the Hub (hf_…) and API keys (sk-…);
+    The rule: the value after authorization, api key, token, password or secret…; tokens of the Hub (hf_…) and API keys (sk-…);
     credentials inside a URL; the signing parameters of a presigned URL. Applied to every error text and every log line that we show.
     """
     return SECRETS.sub(lambda m: f"{m.group('keep') or m.group('query') or ''}***", text)
@@ -141,4 +141,5 @@ def tail(path: Path, lines: int = 8, limit: int = 65536) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return redact("\n".join(line.rstrip() for line in text.splitlines()[-lines:] if line.strip()))

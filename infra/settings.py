@@ -6,6 +6,7 @@ Variables are named `LLM_PIPELINE_<SETTING>`; those that belong to others (HF_TO
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from functools import cached_property
 from pathlib import Path
@@ -82,12 +83,12 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]).upper()
-        variable = name if name in {"HF_ENDPOINT", "HF_TOKEN", "DAGSTER_HOME"} else PREFIX + name
-        description = Settings.model_fields.get(name.lower())
+        name = str(first["loc"][0])
+        known = Settings.model_fields.get(name)
+        variable = PREFIX + name.upper() if known else name.upper()
         raise ConfigError(
             f"the setting {variable} is not usable: {first['msg']}",
-            why=description.description if description else None,
+            why=known.description if known else None,
             next=f"unset {variable}, or give it a value as docs/settings.md says",
         ) from None
 
@@ -111,8 +112,12 @@ def secret(path: Path) -> str:
     return token
 
 
+SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|CREDENTIALS)$", re.IGNORECASE)
+"""Names of variables that hold secrets. VLLM_API_KEY among them: an engine that inherits it refuses our own questions."""
+
+
 def base_environment() -> dict[str, str]:
     """What child processes inherit: this environment without anybody's secrets or proxies for loopback calls."""
-    hidden = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLM_PIPELINE_API_KEY", "LLM_PIPELINE_WEBHOOK_URL", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    env = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith(("AWS_", "RAY_", "DAGSTER_"))}
+    hidden = ("LLM_PIPELINE_WEBHOOK_URL", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    env = {k: v for k, v in os.environ.items() if k not in hidden and not SECRET.search(k) and not k.startswith(("AWS_", "RAY_", "DAGSTER_"))}
     return env | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}

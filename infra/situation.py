@@ -149,6 +149,9 @@ def _behind(seen: Situation) -> Problem | None:
 
 def _why_not(seen: Situation) -> Problem:
     """Wanted, and nothing answers."""
+    if seen.service and seen.service.ready:
+        told = "the router is not running" if seen.endpoint is None or not seen.endpoint.healthy else f"the router sends it to {seen.endpoint.release or 'nobody'}"
+        return Problem(f"{seen.model}: its engine is up, but {told}", next=f"llm-pipeline up {seen.model}")
     for record in (seen.desired_record, seen.live):
         if record and record.last and record.last.problem:
             return record.last.problem.problem()
@@ -160,12 +163,12 @@ def _why_not(seen: Situation) -> Problem:
 
 
 def _failures(record: ReleaseRecord | None) -> tuple[float, ...]:
-    """Ends of the transient failures since the last success."""
+    """Ends of the transient failures since the last success or `retry`."""
     out: list[float] = []
     for attempt in record.attempts if record else ():
         if attempt.result == "accepted":
             out.clear()
-        elif attempt.result == "failed" and attempt.transient and attempt.ended:
+        elif record and attempt.result == "failed" and attempt.transient and attempt.ended and attempt.ended > record.retried:
             out.append(attempt.ended)
     return tuple(out)
 

@@ -16,10 +16,13 @@ is declarations.py's work; here errors are pydantic's, with our own sentences wh
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import warnings
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict, model_validator
@@ -156,6 +159,13 @@ SET_BY_US = {
     "config": "write its arguments here", "num_replicas": "use replicas",
 }  # fmt: skip
 """Engine arguments that the product sets itself, and what to do instead."""
+
+
+@cache
+def engine_arguments() -> frozenset[str]:
+    """The arguments of the pinned engine, by its own names."""
+    text = Path(__file__).with_name("serving").joinpath("engine_arguments.txt").read_text()
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
 
 
 def _extra(value: dict[str, JsonValue]) -> dict[str, JsonValue]:

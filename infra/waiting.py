@@ -75,7 +75,7 @@ class Progress:
     _deadline: float = 0.0
     _stop_asked: float = 0.0
     _told: float = 0.0
-    _ended: float | None = None
+    _ended: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._deadline = time.monotonic() + self.timeout
@@ -88,7 +88,7 @@ class Progress:
     def phase(self, name: str, detail: str = "", started: float | None = None) -> None:
         """A phase begins, or the one that runs has news. `started` when a log says that it began earlier."""
         last = self.phases[-1] if self.phases else None
-        if last and last.name == name:
+        if last and last.name == name and len(self.phases) - 1 not in self._ended:
             if detail and detail != last.detail:
                 self.phases[-1] = Phase(name, last.started, detail)
                 if time.monotonic() - self._told >= 1:
@@ -100,16 +100,18 @@ class Progress:
 
     def end(self) -> None:
         """The last phase is over; what comes after belongs to nobody until the next one begins."""
-        self._ended = time.time()
+        if self.phases:
+            self._ended.setdefault(len(self.phases) - 1, time.time())
 
     def seconds(self) -> dict[str, float]:
         """Seconds per phase, in the order in which they began."""
         out: dict[str, float] = {}
         if not self.phases:
             return out
-        ends = [p.started for p in self.phases[1:]] + [self._ended or time.time()]
-        for phase, end in zip(self.phases, ends, strict=True):
-            out[phase.name] = round(out.get(phase.name, 0.0) + max(0.0, end - phase.started), 3)
+        ends = [p.started for p in self.phases[1:]] + [time.time()]
+        for number, (phase, next_began) in enumerate(zip(self.phases, ends, strict=True)):
+            took = max(0.0, self._ended.get(number, next_began) - phase.started)
+            out[phase.name] = round(out.get(phase.name, 0.0) + took, 3)
         return out
 
     def check(self) -> None:
@@ -127,9 +129,13 @@ class Progress:
             )
 
     def sleep(self, seconds: float) -> None:
-        """Waits a little, never past the deadline, and checks."""
+        """Waits, never past the deadline, and checks before and at least every `STOP_EVERY` seconds meanwhile."""
         self.check()
-        time.sleep(min(seconds, self.left + 0.001))
+        until = time.monotonic() + min(seconds, self.left + 0.001)
+        while (rest := until - time.monotonic()) > 0:
+            time.sleep(min(rest, STOP_EVERY))
+            if until - time.monotonic() > 0:
+                self.check()
 
     def until(self, probe: Callable[[], T | None], every: float = 0.5) -> T:
         """Asks `probe` until it answers something other than None."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import ClickException  # typer carries its own click and exports this one from nowhere else
 
 from assets.teardown import leftovers as unwanted
 from infra import settings as settings_module
@@ -32,6 +33,9 @@ Name = Annotated[str, typer.Argument(metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 Seconds = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait, at most.")]
+
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 LIFE, LOOK, MACHINE = "Life", "Look", "Machine"
 
@@ -371,9 +375,11 @@ def one_message() -> Iterator[None]:
     except PipelineError as error:
         console.card(error.problem)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.note("\nstopped following; what was begun goes on. See it again: llm-pipeline status --watch; end it: llm-pipeline down MODEL", "busy")
-        sys.exit(130)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -386,7 +392,10 @@ def main(run: Callable[..., Any] = app) -> None:
         sys.exit(2)
     os.chdir(ROOT)
     with one_message():
-        run(standalone_mode=True)
+        code = run(standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            console.note("\nstopped following; what was begun goes on. See it again: llm-pipeline status --watch; end it: llm-pipeline down MODEL", "busy")
+        sys.exit(code)
 
 
 if __name__ == "__main__":

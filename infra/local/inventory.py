@@ -34,7 +34,7 @@ class LocalInventory:
                 self._endpoint.stop(progress)
             case "process":
                 end(leftover.id, progress, grace=2)
-            case _:
+            case _ if any(Path(leftover.id).is_relative_to(root) for root in (self._settings.home, self._settings.cache_dir, self._service.temp)):
                 shutil.rmtree(leftover.id, ignore_errors=True)
 
     def _services(self) -> Iterator[Leftover]:

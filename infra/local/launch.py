@@ -8,7 +8,8 @@ import os
 import socket
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class Service:
     weights: str
     session: str
     config: dict[str, Any]
+    chat_template: str = ""
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Service:
+        """What was stored, also by a newer version that stores more."""
+        return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})
 
     def port(self, name: str) -> int:
         return self.base_port + NAMED.index(name)
@@ -78,7 +85,10 @@ def describe(folders: Folders, release: Release, *, python: Path, weights: str) 
     config = json.loads(config_file.read_text()) if config_file.exists() else {}
     with _one_at_a_time(folders.home):
         base = free_block(_reserved(folders), zlib.crc32(str(folders.home).encode() + release.name.encode()))
-        service = Service(release.model, release.name, release.spec.engine.kind, base, time.time(), str(python), weights, str(folders.session), config)
+        service = Service(
+            release.model, release.name, release.spec.engine.kind, base, time.time(), str(python), weights, str(folders.session), config,
+            _chat_template(folders, release),
+        )  # fmt: skip
         write_json(folders.service / "service.json", asdict(service))
     return service
 
@@ -87,7 +97,7 @@ def start(folders: Folders, release: Release, service: Service) -> None:
     """Starts the group; returns at once."""
     argv = ray_head(service, release) if service.kind == "ray" else [
         service.python, "-m", "vllm.entrypoints.openai.api_server",
-        *engine.server_arguments(release, service.weights, LOOPBACK, service.port("http"), service.config), "--disable-uvicorn-access-log",
+        *engine.server_arguments(release, service.weights, LOOPBACK, service.port("http"), service.config, service.chat_template), "--disable-uvicorn-access-log",
     ]  # fmt: skip
     env = environment(folders, release, secret(folders.service / "token"))
     spawn(argv, mark=folders.mark, record=folders.record, log=folders.service / "head.log", env=env, cwd=folders.service)
@@ -120,7 +130,7 @@ def environment(folders: Folders, release: Release, token: str) -> dict[str, str
     env = base_environment() | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "DASHBOARD_METRIC_PORT": "0",
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
-        "RAY_SERVE_LOG_TO_STDERR": "1", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
+        "RAY_worker_niceness": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
         "PYTHONPATH": str(Path(__file__).parent / "loopback"), "PYTHONUNBUFFERED": "1",
         "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_HOST_IP": LOOPBACK, "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_CACHE_ROOT": str(caches / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton"),
@@ -143,6 +153,16 @@ def free_block(taken: set[int], seed: int) -> int:
         f"no {BLOCK} neighbouring free ports between {FIRST} and {LAST}", why="other programs listen there",
         next="see who does: ss -ltnp",
     )  # fmt: skip
+
+
+def _chat_template(folders: Folders, release: Release) -> str:
+    """The file from which the engine reads the declared template; empty when it shall use the one of the weights."""
+    text = release.spec.engine.chat_template
+    if text is None:
+        return ""
+    file = private(folders.service) / "chat_template.jinja"
+    file.write_text(text)
+    return str(file)
 
 
 def _reserved(folders: Folders) -> set[int]:

@@ -14,16 +14,20 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.errors import Transient
+from infra.errors import ConfigError, Transient
 from infra.settings import private
 from infra.waiting import Progress
 
 MARK = "LLM_PIPELINE_MARK"
+
+_children: list[subprocess.Popen[bytes]] = []
+"""What this process started and did not collect yet; it may well end before they do."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,20 @@ def home_id(home: Path) -> str:
 def spawn(argv: Sequence[str], *, mark: str, record: Path, log: Path, env: Mapping[str, str], cwd: Path) -> Identity:
     """Starts a program in a session of its own and writes down who it is.
 
-    A kill between the start and the note loses nothing: the mark in the environment finds it again.
+    A kill between the start and the note loses nothing: the mark in the environment finds it again. Raises ConfigError when there
+    is no such program.
     """
     private(log.parent)
+    _reap()
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env={**env, MARK: mark}, cwd=cwd, start_new_session=True, close_fds=True,
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                env={**env, MARK: mark}, cwd=cwd, start_new_session=True, close_fds=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(f"{argv[0]} can not be started", why=str(error), next="check that this program is whole; if it is the image's Python: make clean, then up") from error
+    _children.append(process)
     identity = Identity(boot_id(), process.pid, start_ticks(process.pid) or 0, mark)
     write_json(record, asdict(identity))
     return identity
@@ -85,8 +95,11 @@ def spawn(argv: Sequence[str], *, mark: str, record: Path, log: Path, env: Mappi
 
 def recorded(record: Path) -> Identity | None:
     """Who was started here, whether it still lives or not."""
-    value = read_json(record)
-    return Identity(**value) if value else None
+    value = read_json(record) or {}
+    try:
+        return Identity(str(value["boot"]), int(str(value["pid"])), int(str(value["ticks"])), str(value["mark"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def members(mark: str, record: Path | None = None) -> frozenset[int]:
@@ -96,16 +109,15 @@ def members(mark: str, record: Path | None = None) -> frozenset[int]:
 
 def marked(prefix: str = "") -> Iterator[tuple[int, str]]:
     """(pid, mark) of every living process of this machine whose mark starts with `prefix`."""
-    needle = f"{MARK}=".encode()
+    needle = f"\0{MARK}=".encode()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
-            environ = Path(entry.path, "environ").read_bytes()
-            at = environ.find(needle)
-            if at < 0 or (at > 0 and environ[at - 1] != 0):
+            _, carries, rest = (b"\0" + Path(entry.path, "environ").read_bytes()).partition(needle)
+            if not carries:
                 continue
-            found = environ[at + len(needle) :].split(b"\0", 1)[0].decode(errors="replace")
+            found = rest.split(b"\0", 1)[0].decode(errors="replace")
             if found.startswith(prefix) and not is_zombie(int(entry.name)):
                 yield int(entry.name), found
 
@@ -152,7 +164,7 @@ def memory(mark: str, record: Path | None = None) -> int:
 def write_json(path: Path, value: object) -> None:
     """Whole or not at all, mode 0600."""
     private(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(value, file)
@@ -197,9 +209,12 @@ def _signal(pids: frozenset[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+    _reap()
+
+
+def _reap() -> None:
+    """Collects those of our own children that ended."""
+    _children[:] = [child for child in _children if child.poll() is None]
 
 
 def _wait_gone(mark: str, record: Path | None, seconds: float, progress: Progress) -> None:

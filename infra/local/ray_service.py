@@ -12,12 +12,14 @@ Upstream     model_weights, image, gpu_nodepool            Downstream     smoke_
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from infra.errors import ConfigError, Problem, tail
+from infra.errors import ConfigError, Problem, Transient, tail
 from infra.local import launch, startup
 from infra.local.launch import Folders
 from infra.local.processes import end, mark_of, marked, members, memory, read_json
@@ -42,7 +44,10 @@ class LocalService:
         return self._state(self._folders(release.name))
 
     def apply(self, release: Release, progress: Progress) -> ServiceState:
-        """A service that is starting is adopted; a dead one is cleared away and started anew."""
+        """A service that is starting is adopted; a dead one is cleared away and started anew.
+
+        Of one that can not start only its logs stay: what is left of it would hold memory, and fail the next try at once.
+        """
         state = self.observe(release)
         if state and state.ready:
             return state
@@ -55,6 +60,9 @@ class LocalService:
                 if attempt == STARTS:
                     raise
                 state = None
+            except (startup.EngineFailed, startup.EngineDied):
+                self.remove(release.name, progress)
+                raise
         raise AssertionError("unreachable")
 
     def delete(self, release: Release, progress: Progress) -> None:
@@ -64,7 +72,8 @@ class LocalService:
 
     def remove(self, name: str, progress: Progress) -> None:
         folders = self._folders(name)
-        progress.phase("stop", name)
+        if members(folders.mark, folders.record):
+            progress.phase("stop", name)
         end(folders.mark, progress, record=folders.record, grace=0)
         self._keep_logs(folders)
         shutil.rmtree(folders.session, ignore_errors=True)
@@ -77,7 +86,7 @@ class LocalService:
         names = {p.name for p in (self.home / "services").iterdir()} if (self.home / "services").is_dir() else set()
         prefix = mark_of(self.home, "ray_service", "")
         names |= {found.removeprefix(prefix) for _, found in marked(prefix)}
-        states = [self._state(self._folders(name)) for name in sorted(names) if model is None or name.rsplit("-", 1)[0] == model]
+        states = [self._seen(self._folders(name)) for name in sorted(names) if model is None or name.rsplit("-", 1)[0] == model]
         return tuple(state for state in states if state)
 
     def adjust(self, release: Release, progress: Progress) -> ServiceState:
@@ -127,12 +136,19 @@ class LocalService:
             arguments=dict((ready or {}).get("arguments", {})), phases=dict((ready or {}).get("phases", {})),  # type: ignore[call-overload]
             in_place=str((ready or {}).get("in_place", "")),
         )  # fmt: skip
-        if not alive:
+        if not alive or (ready is None and startup.gone(folders)):
             return replace(state, phase="dead", problem=Problem(f"{folders.name}: its processes are gone", why=self._last_words(folders)))
         if ready is None:
             return state
         health, why = startup.health(folders, service)
         return replace(state, phase=health, problem=Problem(f"{folders.name}: {why}") if why else None)
+
+    def _seen(self, folders: Folders) -> ServiceState | None:
+        """As `_state`, for lists: one service that does not answer in time must not hide the others."""
+        try:
+            return self._state(folders)
+        except Transient as error:
+            return ServiceState(folders.name, folders.name.rsplit("-", 1)[0], "starting", problem=error.problem)
 
     def _unknown(self, folders: Folders) -> ServiceState:
         """Processes without a description: a start that was killed half-way."""
@@ -149,7 +165,7 @@ class LocalService:
         image = self._image.observe(release)
         if image is None:
             raise ConfigError(f"the image {release.image} is not here", next=f"llm-pipeline up {release.model}")
-        private(folders.temp)
+        _ours(folders.temp)
         private(folders.session)
         service = launch.describe(folders, release, python=Path(image.where) / "bin" / "python", weights=weights)
         progress.phase("ray head" if release.spec.engine.kind == "ray" else "engine: import", release.name)
@@ -177,3 +193,15 @@ class LocalService:
     def _forget_old(folder: Path, keep: int = 10) -> None:
         for old in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _ours(temp: Path) -> None:
+    """Makes the folder in the common temporary one. Its name can be guessed, so somebody else may have made it first."""
+    private(temp)
+    found = temp.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(
+            f"{temp} is not ours", why=f"it belongs to the user with number {found.st_uid}, or is a link; engines keep their sockets there",
+            next=f"remove it, or set TMPDIR to a short folder of yours: ls -ld {temp}",
+        )  # fmt: skip
+    temp.chmod(0o700)

@@ -51,7 +51,7 @@ class LocalRecords:
         return {name: record for name, record in found.items() if record}
 
     def owners(self) -> tuple[str, ...]:
-        return tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir())) if self.root.is_dir() else ()
+        return tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and any(p.rglob("*.json")))) if self.root.is_dir() else ()
 
     def delete(self, owner: str, name: str) -> None:
         with self._writing(owner):

@@ -19,7 +19,7 @@ import httpx
 from infra import engine
 from infra.errors import Permanent, PipelineError, Transient, tail
 from infra.local.launch import LOOPBACK, Folders, Service
-from infra.local.processes import members, read_json, write_json
+from infra.local.processes import members, read_json, recorded, write_json
 from infra.platform import Release, ServiceState, digest_of
 from infra.settings import secret
 from infra.waiting import Progress
@@ -48,13 +48,15 @@ def wait_ready(folders: Folders, release: Release, weights: str, progress: Progr
     progress.phase(first, release.name)
     while True:
         log.read(progress)
-        _raise_if_dead(folders, release, service, log)
+        _raise_if_dead(folders, release, service, log, progress)
         if service.kind == "ray":
             ready = _serve_ready(folders, release, service, weights, progress, log)
         else:
             ready = _answers(service, "/health")
-        if ready and _first_token(release, service, progress):
-            break
+        if ready:
+            log.read(progress)  # what it said until now comes before the first answer
+            if _first_token(release, service, progress):
+                break
         progress.sleep(POLL)
     log.read(progress)
     progress.end()
@@ -65,7 +67,7 @@ def deploy(folders: Folders, release: Release, weights: str, progress: Progress)
     """Puts the application; the same again changes nothing, other replica numbers are applied in place."""
     service = stored(folders)
     progress.phase("serve", "the application is handed over")
-    config = engine.serve_config(release, weights, LOOPBACK, service.port("http"), service.config)
+    config = engine.serve_config(release, weights, LOOPBACK, service.port("http"), service.config, service.chat_template)
     answer = _api(folders, service, "PUT", json=config, timeout=60)
     if answer.status_code >= 400:
         raise EngineFailed(f"Serve refuses the application of {release.name} ({answer.status_code})", why=engine.clean(answer.text), next=f"llm-pipeline logs {release.model} --part ray")
@@ -74,17 +76,23 @@ def deploy(folders: Folders, release: Release, weights: str, progress: Progress)
 
 def health(folders: Folders, raw: Mapping[str, Any]) -> tuple[str, str]:
     """(ready | starting | dead, why) of a service that was ready before. Raises Transient when it does not answer in time."""
-    service = Service(**raw)
+    service = Service.of(raw)
     try:
         if service.kind == "vllm":
-            answer = httpx.Client(trust_env=False).get(url(service, "/health"), timeout=HEALTH_SECONDS)
+            answer = _http("GET", url(service, "/health"), timeout=HEALTH_SECONDS)
             return ("ready", "") if answer.status_code == 200 else ("dead", f"/health answers {answer.status_code}")
-        state, why = _application(_api(folders, service, "GET", timeout=HEALTH_SECONDS).json())
+        state, why = _application(_api(folders, service, "GET", timeout=HEALTH_SECONDS).raise_for_status().json())
         return ("ready" if state == "RUNNING" else "dead" if state in ("DEPLOY_FAILED", "UNHEALTHY", "absent") else "starting"), why
     except httpx.ConnectError:
         return "dead", "nothing listens on its port any more"
     except (httpx.HTTPError, ValueError) as error:
         raise Transient(f"{folders.name} does not answer in {HEALTH_SECONDS:.0f} s", why=f"{type(error).__name__}: {error}") from error
+
+
+def gone(folders: Folders) -> bool:
+    """Whether a start is over because the process that leads it ended: workers that it leaves behind serve nobody."""
+    leader = recorded(folders.record)
+    return not (leader.alive if leader else members(folders.mark))
 
 
 def logs(folders: Folders, part: str) -> Iterator[Path]:
@@ -102,7 +110,7 @@ def logs(folders: Folders, part: str) -> Iterator[Path]:
 
 def address(raw: Mapping[str, Any]) -> tuple[str, int]:
     """Host and port of the release's own server."""
-    return LOOPBACK, Service(**raw).port("http")
+    return LOOPBACK, Service.of(raw).port("http")
 
 
 def url(service: Service, path: str) -> str:  # noqa: D103
@@ -114,7 +122,7 @@ def stored(folders: Folders) -> Service:
     raw = read_json(folders.service / "service.json")
     if raw is None:
         raise Transient(f"{folders.name} was removed while it was awaited", next="run the same command again")
-    return Service(**raw)  # type: ignore[arg-type]
+    return Service.of(raw)
 
 
 # ---------------------------------------------------------------- the log
@@ -168,10 +176,12 @@ class Log:
 # ---------------------------------------------------------------- private
 
 
-def _raise_if_dead(folders: Folders, release: Release, service: Service, log: Log) -> None:
-    if not members(folders.mark, folders.record):
+def _raise_if_dead(folders: Folders, release: Release, service: Service, log: Log, progress: Progress) -> None:
+    """A core process that failed is over as soon as its log says why: its server may take half a minute to notice."""
+    if gone(folders):
+        log.read(progress)  # its last words came after the look before
         raise _failure(folders, release, log, "its processes ended")
-    if service.kind == "vllm" and any("EngineCore failed to start" in line for line in log.lines[-200:]):
+    if service.kind == "vllm" and any("EngineCore failed to start" in line for line in log.lines) and engine.cause(log.lines):
         raise _failure(folders, release, log, "its core process failed")
 
 
@@ -236,7 +246,7 @@ def _first_token(release: Release, service: Service, progress: Progress) -> bool
     progress.phase("first answer", "one token")
     body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
     try:
-        answer = httpx.Client(trust_env=False).post(url(service, "/v1/completions"), json=body, timeout=min(60, progress.left + 1))
+        answer = _http("POST", url(service, "/v1/completions"), json=body, timeout=min(60, progress.left + 1))
     except httpx.HTTPError:
         return False
     return answer.status_code in (200, 400)
@@ -244,7 +254,7 @@ def _first_token(release: Release, service: Service, progress: Progress) -> bool
 
 def _answers(service: Service, path: str) -> bool:
     try:
-        return httpx.Client(trust_env=False).get(url(service, path), timeout=5).status_code == 200
+        return _http("GET", url(service, path), timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -252,7 +262,12 @@ def _answers(service: Service, path: str) -> bool:
 def _api(folders: Folders, service: Service, method: str, *, timeout: float, json: Any = None) -> httpx.Response:
     token = secret(folders.service / "token")
     address = f"http://{LOOPBACK}:{service.port('dashboard')}/api/serve/applications/"
-    return httpx.Client(trust_env=False).request(method, address, json=json, timeout=timeout, headers={"Authorization": f"Bearer {token}"})
+    return _http(method, address, json=json, timeout=timeout, headers={"Authorization": f"Bearer {token}"})
+
+
+def _http(method: str, address: str, *, timeout: float, json: Any = None, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    """One request past every proxy. `verify` is for TLS, which loopback has not: reading all certificates would cost 30 ms each time."""
+    return httpx.request(method, address, json=json, timeout=timeout, headers=headers, trust_env=False, verify=False)  # noqa: S501 - no TLS here
 
 
 def _is_engine(path: Path) -> bool:

@@ -1,0 +1,510 @@
+"""A platform in memory for the tests of the stages, the loop and the command line. Strict in its interface, scripted in its world.
+
+    world = World(tmp_path)          what exists, and what is to go wrong
+    world.platform                   the record of parts that looks at it and changes it
+
+Records and locks are the real ones of the local platform. Whatever is asked over HTTP is asked over HTTP: every release has a
+server of its own on loopback (the double of tests/doubles/engine.py in a thread), and so has the endpoint, which passes requests on
+to the release that its table names and marks the answers as the router does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from infra import engine as arguments_of
+from infra.errors import CapacityError, PipelineError, Problem
+from infra.local.records import LocalRecords
+from infra.platform import (
+    Capacity, ClusterState, EndpointState, ImageState, Leftover, Platform, Release, Route, ServiceState, Traffic, WeightsState,
+)  # fmt: skip
+from infra.specs import ClusterSpec, ModelSpec
+from infra.waiting import Progress
+from infra.weights import Bad, Facts, File, Manifest, Seen
+from tests.doubles.engine import Engine, Request, Script, _send_json
+from tests.doubles.ray_engine import CompletingEngine
+
+Change = Callable[[bytes], bytes]
+
+WRONG: dict[str, Change] = {
+    "other name": lambda data: data.replace(b'"id": "demo"', b'"id": "nemo"'),
+    "never ends": lambda data: b"" if b"[DONE]" in data else data,
+    "miscounts": lambda data: re.sub(rb'("total_tokens": )(\d+)', lambda m: m[1] + b"9" * len(m[2]), data),
+}
+"""What an engine gets wrong on the wire."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How the candidate of one revision behaves. `wrong`: a word of WRONG, "unwell" (500) or "other arguments"."""
+
+    answers: dict[str, str] = field(default_factory=lambda: {"ping": "pong"})
+    wrong: str = ""
+    first_ms: float = 0
+
+
+@dataclass
+class Running:
+    """One release on the double platform."""
+
+    release: Release
+    state: ServiceState
+    engine: Engine
+    server: asyncio.Server
+
+
+class World:
+    """What exists, and the switches.
+
+    source          per model: the revision that its source holds now
+    behave          per revision: how its candidate answers
+    start_errors    raised by the next starts, one each
+    never_ready     a start waits for ever (its wait obeys the deadline and a withdrawal)
+    on_start        called at every look of a start that waits, and once by one that does not
+    on_observe      called at every look at one service, with its name
+    on_call         called before each thing that is done to the platform; what it raises comes out there
+    dead            why the engine died, per release name: `observe` calls it dead
+    silent          raised by every look at services: cannot tell
+    fits            what `room` answers; a list answers one after the other
+    room_error      raised by the stage gpu_nodepool
+    source_error    raised by every look at the source
+    weights_errors  raised by the next fetches, one each
+    damaged         files that `verify` finds bad, until they are fetched again
+    readings        in-flight numbers to come, per release name; then `idle`
+    other_mark      the endpoint marks its answers with this instead of the release's name
+    sticky          ids that the inventory can not remove, and that always stay
+    calls           what was done to the platform, in order
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.records = LocalRecords(home)
+        self.identity: dict[str, str] | None = None
+        self.source: dict[str, str] = {}
+        self.behave: dict[str, Behaviour] = {}
+        self.start_errors: list[PipelineError] = []
+        self.never_ready = False
+        self.on_start: Callable[[Release], object] = lambda _: None
+        self.on_observe: Callable[[str], object] = lambda _: None
+        self.on_call: Callable[[tuple[str, ...]], object] = lambda _: None
+        self.dead: dict[str, str] = {}
+        self.silent: PipelineError | None = None
+        self.fits: bool | list[bool] = True
+        self.room_error: PipelineError | None = None
+        self.source_error: PipelineError | None = None
+        self.weights_errors: list[PipelineError] = []
+        self.damaged: list[str] = []
+        self.readings: dict[str, list[int | None]] = {}
+        self.idle: int | None = None
+        self.other_mark: str | None = None
+        self.sticky: list[Leftover] = []
+        self.image = "local:" + "0" * 16
+        self.calls: list[tuple[str, ...]] = []
+        self.running: dict[str, Running] = {}
+        self.stored: set[str] = set()
+        self.images: set[str] = set()
+        self.routes: dict[str, Route | None] = {}
+        self.generation = 0
+        self.front: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def platform(self) -> Platform:
+        service = Service(self)
+        return Platform(
+            name="double", cluster=Place(self), gpu_nodepool=Room(self), model_weights=Weights(self), image=Image(self), ray_service=service,
+            endpoint=Front(self), records=self.records, usage=Usage(self), inventory=Inventory(self), sweep_pause=0.0,
+        )  # fmt: skip
+
+    def did(self, *what: str) -> None:
+        self.on_call(what)
+        self.calls.append(what)
+
+    def done(self, verb: str) -> list[str]:
+        """Whom this was done to, in order."""
+        return [call[1] for call in self.calls if call[0] == verb]
+
+    def kill(self, name: str, why: str = "its processes are gone") -> None:
+        """A release's processes die."""
+        self.dead[name] = why
+        self._close(self.running[name].server)
+
+    def serve(self, engine: Engine) -> asyncio.Server:
+        """A server on a free port of loopback, in the thread of this world."""
+        return self._in_loop(asyncio.start_server(engine.serve, "127.0.0.1", 0))
+
+    def stop_front(self) -> None:
+        if self.front:
+            self._close(self.front)
+        self.front = None
+
+    def close(self) -> None:
+        """Ends every server and the thread."""
+        for found in self.running.values():
+            self._close(found.server)
+        self.stop_front()
+        if self._loop and self._thread:
+            self._in_loop(_end_connections())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
+        self._loop = None
+
+    def _close(self, server: asyncio.Server) -> None:
+        if self._loop:
+            self._loop.call_soon_threadsafe(server.close)
+
+    def _in_loop(self, work: Any) -> Any:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+async def _end_connections() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def manifest_of(revision: str) -> Manifest:
+    """The files of a revision: another word is another manifest. What follows a `+` changes the commit, and no file."""
+    letter = revision.split("+")[0].encode().hex()[:64]
+    return Manifest((File("config.json", 12, "sha256:" + "1" * 64), File("model.safetensors", 4_000_000, "sha256:" + letter.rjust(64, "0"))))
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+# ---------------------------------------------------------------- servers
+
+
+class Altered:
+    """A writer that changes what passes."""
+
+    def __init__(self, writer: Any, change: Change) -> None:
+        self._writer, self._change = writer, change
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(self._change(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+
+class Candidate(CompletingEngine):
+    """The engine's double with one thing wrong."""
+
+    def __init__(self, script: Script, wrong: str) -> None:
+        super().__init__(script)
+        self.wrong = wrong
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if self.wrong == "unwell" and request.path == "/v1/completions":
+            _send_json(writer, 500, {"error": {"message": "EngineCore encountered an issue", "code": 500}})
+            await writer.drain()
+            return
+        given: Any = Altered(writer, WRONG[self.wrong]) if self.wrong in WRONG else writer
+        await super()._answer(request, given)
+
+
+class Router(Engine):
+    """The endpoint: passes a request on to the release of the model that it names, and marks the answer."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(Script("router"))
+        self.world = world
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        asked = json.loads(request.body).get("model") if request.body else None
+        route = self.world.routes.get(asked)
+        found = self.world.running.get(route.release) if route else None
+        if found is None or route is None or route.release in self.world.dead:
+            _send_json(writer, 503, {"error": {"message": f"{asked} is not up", "type": "unavailable", "code": 503}})
+            await writer.drain()
+            return
+        mark = f"\r\nx-llm-release: {self.world.other_mark or route.release}\r\n".encode()
+
+        def marked(data: bytes) -> bytes:
+            return data.replace(b"\r\n", mark, 1) if data.startswith(b"HTTP/1.1 ") else data
+
+        given: Any = Altered(writer, marked)
+        await found.engine._answer(request, given)
+
+
+# ---------------------------------------------------------------- parts
+
+
+class Place:
+    """`cluster`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def observe(self, spec: ClusterSpec) -> ClusterState | None:
+        found = self.world.identity
+        return ClusterState(found, {"cpus": 8, "gpus": ()}) if found else None
+
+    def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
+        changed = self.world.identity is None
+        self.world.identity = self.world.identity or {"machine": "m1"}
+        return ClusterState(self.world.identity, {"cpus": 8, "gpus": ()}, changed)
+
+    def delete(self, spec: ClusterSpec, progress: Progress) -> None:
+        self.world.did("cluster deleted", spec.name)
+        self.world.identity = None
+        self.world.stop_front()
+
+
+class Room:
+    """`gpu_nodepool`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def observe(self, spec: Release) -> Capacity | None:
+        return self.room(spec)
+
+    def apply(self, spec: Release, progress: Progress) -> Capacity:
+        if self.world.room_error:
+            raise self.world.room_error
+        return Capacity(fits=True, why="it fits", needs={"memory": 4.0}, free={"memory": 8.0})
+
+    def delete(self, spec: Release, progress: Progress) -> None:
+        self.world.did("room deleted", spec.name)
+
+    def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
+        found = self.world.fits
+        fits = found if isinstance(found, bool) else found.pop(0) if len(found) > 1 else found[0]
+        return Capacity(fits=fits, why="needs 4 GiB, 8 are free" if fits else "needs 4 GiB, 1 is free", needs={"memory": 4.0}, free={})
+
+
+class Weights:
+    """`model_weights`: sources hold one revision each, named by a word."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
+        if self.world.source_error:
+            raise self.world.source_error
+        word = revision or self.world.source.get(spec.name, "v1")
+        return Seen(spec.weights, word, manifest_of(word))
+
+    def observe(self, spec: Release) -> WeightsState | None:
+        digest = spec.manifest.digest
+        return WeightsState(digest, f"/weights/{digest[:8]}", spec.manifest.size) if digest in self.world.stored else None
+
+    def apply(self, spec: Release, progress: Progress) -> WeightsState:
+        if self.world.weights_errors:
+            raise self.world.weights_errors.pop(0)
+        digest = spec.manifest.digest
+        self.world.did("fetched", digest)
+        self.world.stored.add(digest)
+        self.world.damaged.clear()
+        facts = Facts("LlamaForCausalLM", "BF16", 1000, 1, spec.manifest.size)
+        return WeightsState(digest, f"/weights/{digest[:8]}", spec.manifest.size, spec.manifest.size, 0.5, facts, changed=True)
+
+    def delete(self, spec: Release, progress: Progress) -> None:
+        self.world.did("weights deleted", spec.manifest.digest)
+        self.world.stored.discard(spec.manifest.digest)
+
+    def verify(self, release: Release, progress: Progress) -> tuple[Bad, ...]:
+        return tuple(Bad(path, "its sha256 differs") for path in self.world.damaged)
+
+
+class Image:
+    """`image`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def observe(self, spec: Release) -> ImageState | None:
+        return ImageState(spec.image, "/images/0") if spec.image in self.world.images else None
+
+    def apply(self, spec: Release, progress: Progress) -> ImageState:
+        changed = spec.image not in self.world.images
+        self.world.images.add(spec.image)
+        return ImageState(spec.image, "/images/0", 1_000, {"vllm": "0.32.0"}, 0.1 if changed else 0.0, changed)
+
+    def delete(self, spec: Release, progress: Progress) -> None:
+        self.world.did("image deleted", spec.image)
+        self.world.images.discard(spec.image)
+
+    def resolve(self, spec: ModelSpec, progress: Progress) -> str:
+        return self.world.image
+
+
+class Service:
+    """`ray_service`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def observe(self, spec: Release) -> ServiceState | None:
+        self.world.on_observe(spec.name)
+        if self.world.silent:
+            raise self.world.silent
+        found = self.world.running.get(spec.name)
+        return self._seen(found) if found else None
+
+    def apply(self, spec: Release, progress: Progress) -> ServiceState:
+        state = self.observe(spec)
+        if state and state.ready:
+            return state
+        progress.phase("engine: weights", spec.name)
+        self.world.on_start(spec)
+        if self.world.start_errors:
+            raise self.world.start_errors.pop(0)
+        while self.world.never_ready:
+            progress.sleep(0.05)
+            self.world.on_start(spec)
+        self.world.did("started", spec.name)
+        return replace(self._start(spec), phases={"ray head": 1.0, "engine: weights": 2.0, "unexplained": 0.1}, changed=True)
+
+    def delete(self, spec: Release, progress: Progress) -> None:
+        self.remove(spec.name, progress)
+
+    def running(self, model: str | None = None) -> tuple[ServiceState, ...]:
+        found = (self._seen(one) for name, one in sorted(self.world.running.items()))
+        return tuple(state for state in found if model in (None, state.model))
+
+    def remove(self, name: str, progress: Progress) -> None:
+        if any(kept.id == name for kept in self.world.sticky):
+            return
+        found = self.world.running.pop(name, None)
+        self.world.dead.pop(name, None)
+        if found:
+            self.world.did("removed", name)
+            self.world._close(found.server)
+
+    def adjust(self, release: Release, progress: Progress) -> ServiceState:
+        found = self.world.running[release.name]
+        changed = found.state.in_place != release.in_place
+        if changed:
+            self.world.did("adjusted", release.name)
+            found.state = replace(found.state, in_place=release.in_place)
+        return replace(found.state, changed=changed)
+
+    def log(self, name: str, part: str) -> Iterator[Path]:
+        path = self.world.home / "logs" / f"{name}.{part}.log"
+        yield from [path] if path.exists() else []
+
+    def _start(self, release: Release) -> ServiceState:
+        behaviour = self.world.behave.get(release.revision, Behaviour())
+        script = Script(release.served_name, behaviour.answers, first_ms=behaviour.first_ms)
+        made = Candidate(script, behaviour.wrong)
+        server = self.world.serve(made)
+        declared = {arguments_of.REPORTED.get(name, name): str(value) for name, value in arguments_of.arguments(release).items()}
+        if behaviour.wrong == "other arguments":
+            declared["dtype"] = "float32"
+        state = ServiceState(
+            release.name, release.model, "ready", ("127.0.0.1", port_of(server)), since=1.0, in_place=release.in_place,
+            arguments={**declared, "served_model_name": release.served_name},
+        )  # fmt: skip
+        self.world.running[release.name] = Running(release, state, made, server)
+        self.world.dead.pop(release.name, None)
+        return state
+
+    def _seen(self, found: Running) -> ServiceState:
+        why = self.world.dead.get(found.state.release)
+        if why is None:
+            return found.state
+        return replace(found.state, phase="dead", problem=Problem(f"{found.state.release}: {why}"))
+
+
+class Front:
+    """`endpoint`: a table, and a server that obeys it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def observe(self, spec: Route) -> EndpointState | None:
+        if not self.world.routes:
+            return None
+        if self.world.front is None:
+            return EndpointState(self.url, healthy=False)
+        route = self.world.routes.get(spec.served_name)
+        return EndpointState(self.url, healthy=True, release=route.release if route else None, generation=self.world.generation)
+
+    def apply(self, spec: Route, progress: Progress) -> EndpointState:
+        changed = self.world.front is None or self.world.routes.get(spec.served_name) != spec
+        if self.world.front is None:
+            self.world.front = self.world.serve(Router(self.world))
+        if changed:
+            self.world.did("flipped", spec.release)
+            self.world.generation += 1
+            self.world.routes[spec.served_name] = spec
+        return EndpointState(self.url, healthy=True, release=spec.release, generation=self.world.generation, changed=changed)
+
+    def delete(self, spec: Route, progress: Progress) -> None:
+        if self.world.routes.pop(spec.served_name, None):
+            self.world.did("unrouted", spec.served_name)
+        if not self.world.routes:
+            self.world.stop_front()
+
+    def in_flight(self, release: str) -> int | None:
+        rows = self.world.readings.get(release)
+        return rows.pop(0) if rows else self.world.idle
+
+    def closed(self, model: str, served_name: str, seconds: float, phase: str, progress: Progress) -> None:
+        if served_name in self.world.routes:
+            self.world.did("closed", served_name, f"{seconds:.0f}")
+            self.world.routes[served_name] = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{port_of(self.world.front) if self.world.front else 1}/v1"
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class Usage:
+    """`usage`: nothing was counted."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def sample(self, model: str) -> Traffic | None:
+        return None
+
+
+class Inventory:
+    """`inventory`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def find(self) -> tuple[Leftover, ...]:
+        world = self.world
+        out = [Leftover("ray_service", name, "local", one.release.model, name, "it carries our mark") for name, one in sorted(world.running.items())]
+        if world.front:
+            out.append(Leftover("endpoint", "router", "local", None, None, "it carries our mark"))
+        out += [Leftover("model_weights", digest[:8], "", None, None, "it lies in our cache", bytes=4_000_012, data=True) for digest in sorted(world.stored)]
+        out += [Leftover("image", found, "", None, None, "it lies in our cache", bytes=1_000, data=True) for found in sorted(world.images)]
+        return (*out, *(kept for kept in world.sticky if kept.id not in world.running))
+
+    def remove(self, leftover: Leftover, progress: Progress) -> None:
+        self.world.did("cleared", leftover.id)
+        if leftover.part == "ray_service":
+            Service(self.world).remove(leftover.id, progress)
+        elif leftover.part == "endpoint":
+            self.world.stop_front()
+
+
+def no_room() -> CapacityError:
+    """What a machine without room says."""
+    return CapacityError("demo does not fit on this machine", why="needs 4.0 GiB of memory, 1.0 GiB are free", next="take another model down first")

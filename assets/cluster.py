@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.step import Cluster, failure, reporter
+from assets.step import TAG_ACTION, Cluster, compare_identity, failure, reporter
 from infra.errors import PipelineError
 from infra.platform import ClusterState
 from infra.waiting import Progress
@@ -20,7 +20,10 @@ KINDS = {"local": {"python"}, "kubernetes": {"kubernetes"}, "aws": {"aws", "kube
 
 
 def build(cluster: Cluster) -> dg.Definitions:
-    """The cluster's own stage, and what is only shown: its teardown reports."""
+    """The cluster's own stage, and what is only shown: its teardown reports.
+
+    A click on this stage alone records a new identity; `up`, which brings it along, only ever compares.
+    """
     platform = cluster.platform
 
     @dg.asset(
@@ -32,6 +35,9 @@ def build(cluster: Cluster) -> dg.Definitions:
         began = time.time()
         try:
             with platform.records.lock(f"{cluster.name}.cluster", f"run {context.run.run_id[:8]}", progress):
+                before = platform.records.get(cluster.name, "identity")
+                if before and TAG_ACTION in context.run.tags:
+                    compare_identity(cluster.name, before.value.get("identity", {}), platform.cluster.observe(cluster.spec))
                 state = platform.cluster.apply(cluster.spec, progress)
                 record(cluster, state)
         except PipelineError as error:

@@ -26,8 +26,8 @@ def build(model: Model) -> dg.Definitions:
 
     @dg.asset(
         key=model.key("deployment"), deps=[model.cluster_key], group_name=model.name, kinds={"yaml"}, owners=list(model.spec.owners) or None,
-        output_required=False, code_version=None, tags=dict(model.spec.tags),
-        description=f"{model.name} is wanted on {model.spec.cluster}. Materialise it (or `llm-pipeline up {model.name}`) to want it; only `down` withdraws it.",
+        output_required=False,
+        description=(f"{model.spec.description} " if model.spec.description else "") + f"{model.name} is wanted on {model.spec.cluster}. Materialise it (or `llm-pipeline up {model.name}`) to want it; only `down` withdraws it.",
     )  # fmt: skip
     def deployment(context: dg.AssetExecutionContext) -> Iterator[Any]:
         work = start(context, model, "deployment")
@@ -70,6 +70,7 @@ def want(work: Work) -> Done:
         go_back(work.decisions, tags["llm/to"], hold=tags.get("llm/hold") == "true", by=work.run.by)
     seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
     verdict = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags)
+    keep_named(work, seen, tags.get("llm/revision"))
     work.decisions.want(True, work.run.by)
     if work.run.action == "retry":
         work.decisions.unmark(desired(work.decisions, work.platform, work.model.spec, work.model.base, work.progress).id)
@@ -85,6 +86,15 @@ def want(work: Work) -> Done:
     return Done(data_version=work.model.name, changed=not before, page=facts)
 
 
+def keep_named(work: Work, seen: Seen, revision: str | None) -> None:
+    """A revision that a person named, and that is not the newest one, stays until `unpin`: the next `up` must not go on from it."""
+    if revision is None:
+        return
+    newest_one, _ = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress)
+    if newest_one.manifest.digest != seen.manifest.digest:
+        work.decisions.write("pin", Pin(revision=seen.revision, until="unpinned", by=work.run.by, why=f"up --revision {revision}", at=time.time()))
+
+
 def go_back(decisions: Decisions, release: str, *, hold: bool, by: str) -> None:
     """A rollback: pinned to an earlier release until something newer than what is left appears, or until `unpin`."""
     live, old = decisions.live, decisions.pin
@@ -98,7 +108,7 @@ def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False
     known = frozenset(record.release.manifest.digest for record in decisions.releases().values() if record.accepted or (pin and record.id == pin.left))
     verdict = policy.admit(
         seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known, asked=asked,
-        pin_until=pin.until if pin else None, pin_names_revision=bool(pin and pin.revision),
+        pin_until=pin.until if pin else None,
     )  # fmt: skip
     if asked and pin and not verdict.admitted:
         raise Blocked(f"{decisions.model} is pinned: {pin.why}", next=f"llm-pipeline unpin {decisions.model}, then the same command again")

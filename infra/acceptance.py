@@ -73,6 +73,7 @@ LADDER: dict[str, str] = {
     "counts_tokens": "Answers carry token usage numbers that add up.",
     "live_arguments_as_declared": "The arguments that the engine itself reports equal the declared ones.",
     "within_slo": "The declared bounds hold.",
+    "required_checks_passed": "The asset checks elsewhere that acceptance.requires names have passed.",
 }
 """Check names in the order of the ladder, with what each states."""
 

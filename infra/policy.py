@@ -116,7 +116,6 @@ def admit(
     admitted: str | None,
     known: frozenset[str] = frozenset(),
     pin_until: str | None = None,
-    pin_names_revision: bool = False,
     asked: bool = False,
 ) -> Admission:
     """Whether the manifest `seen` may replace `admitted`.
@@ -125,7 +124,9 @@ def admit(
     pin_until           "newer" (a rollback's pin), "unpinned" (a person's), None: no pin
     asked               a person named this very revision
     """
-    if pin_until == "unpinned" and (pin_names_revision or not asked):
+    if pin_until and asked:
+        return Admission(False, "pinned, and a named revision does not end that")
+    if pin_until == "unpinned":
         return Admission(False, "pinned until `unpin`")
     if pin_until == "newer":
         if seen in known:

@@ -127,7 +127,7 @@ def consider(model: Model, revision: str | None = None, *, retry: bool = False) 
     known = frozenset(r.release.manifest.digest for r in decisions.releases().values() if r.accepted or (pin and r.id == pin.left))
     verdict = policy.admit(
         source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known, pin_until=pin.until if pin else None,
-        pin_names_revision=bool(pin and pin.revision), asked=revision is not None,
+        asked=revision is not None,
     )  # fmt: skip
     notes = [note] if note else []
     if revision and pin and not verdict.admitted:

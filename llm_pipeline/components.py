@@ -117,4 +117,5 @@ def build_model(found: Declared[ModelSpec], everything: Declarations) -> dg.Defi
         stage.key("teardown_report"), deps=[stage.key("endpoint")], group_name=stage.name,
         description="What the last teardown removed, kept and left. Written by the job teardown; never materialised by hand.",
     )  # fmt: skip
-    return dg.Definitions.merge(*(module.build(stage) for module in STAGES), dg.Definitions([report]))
+    chain = dg.Definitions.merge(*(module.build(stage) for module in STAGES), dg.Definitions([report]))
+    return chain.map_asset_specs(func=lambda spec: spec.merge_attributes(tags=dict(stage.spec.tags))) if stage.spec.tags else chain

@@ -26,7 +26,7 @@ class LocalCluster:
         if not self._settings.home.is_dir():
             return None
         here = machine.look()
-        identity = {"machine": here.machine_id, "host": here.host, "home": str(self._settings.home)}
+        identity = {"machine": here.machine_id, "home": str(self._settings.home)}
         facts = asdict(here) | {"memory_free": machine.memory_free(), "disk_free": machine.disk_free(self._settings.home), "endpoint": self._endpoint.url}
         return ClusterState(identity, facts)
 

@@ -18,15 +18,16 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 from filelock import FileLock
 from filelock import Timeout as Busy
 
-from infra.errors import CapacityError, ConfigError, Transient
-from infra.local.image_build import GIB, SERVING, Build, Recipe, digest, pins, recipes
+from infra.errors import CapacityError, ConfigError, PipelineError, Timeout, Transient, Withdrawn
+from infra.local.image_build import GIB, SERVING, Build, Recipe, digest, pins, recipes, remove_aside
 from infra.local.processes import end, mark_of, read_json
 from infra.platform import ImageState, Release
 from infra.specs import ModelSpec
@@ -152,10 +153,10 @@ class LocalImage:
             shutil.rmtree(build.temp)
             build.relocate(place)
             _write_marker(beside, image, recipe.flavour, versions, time.time() - started)
-            _remove(place)
+            _remove(place, progress)
             beside.rename(place)
-        except BaseException:
-            self._sweep(place.name, progress)
+        except BaseException as error:
+            self._discard(beside, place.name, error, progress)
             raise
         return _state(image, place, read_json(place / MARKER) or {}, changed=True)
 
@@ -167,7 +168,19 @@ class LocalImage:
         end(self._mark(name), progress, grace=0)
         for pattern in (f".building-{name}-*", f".gone-{name}-*"):
             for folder in self._root.glob(pattern):
-                _remove(folder)
+                _remove(folder, progress)
+
+    def _discard(self, beside: Path, name: str, error: BaseException, progress: Progress) -> None:
+        """Removes a build that failed. Who was told to stop waits for 1.5 s only, and a process of its own goes on.
+
+        A busy disk takes a minute for the 64,000 files of an image, and a `down` has to end every wait within 2 s. Should that
+        process be killed too, the next build finds the folder.
+        """
+        end(self._mark(name), progress, grace=0)
+        told_to_stop = isinstance(error, Withdrawn | Timeout) or not isinstance(error, PipelineError)
+        remover = remove_aside(beside, self._mark(name))
+        with suppress(TimeoutExpired):
+            remover.wait(1.5 if told_to_stop else progress.left)
 
     def _sweep_others(self, name: str, progress: Progress) -> None:
         """The same for every other image whose lock is free: gigabytes that nobody else would come back for."""
@@ -213,11 +226,16 @@ def _demand_room(root: Path, recipe: Recipe) -> None:
         )
 
 
-def _remove(folder: Path) -> None:
-    """Marker first: a half-removed image is none."""
+def _remove(folder: Path, progress: Progress) -> None:
+    """Removes a folder and asks meanwhile whether to go on. Marker first: a half-removed image is none."""
     (folder / MARKER).unlink(missing_ok=True)
+    for path, folders, files in os.walk(folder, topdown=False):
+        progress.check()
+        for name in (*files, *folders):
+            inside = Path(path, name)
+            inside.rmdir() if name in folders and not inside.is_symlink() else inside.unlink()
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rmdir()
 
 
 def _take(lock: FileLock) -> bool:

@@ -169,6 +169,13 @@ class Build:
             raise _failed(self.recipe, step)
 
 
+def remove_aside(folder: Path, mark: str) -> subprocess.Popen[bytes]:
+    """Removes a folder in a process of its own, which outlives this one."""
+    argv = [sys.executable, "-I", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)", str(folder)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, env={**base_environment(), MARK: mark}, start_new_session=True)
+
+
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 
 PROBE = """

@@ -107,3 +107,15 @@ def test_the_example_is_short_and_asks_the_model_that_is_shipped() -> None:
     assert 'model="demo"' in text
     assert "http://127.0.0.1:8000/v1" in text
     assert len([line for line in text.splitlines() if line.strip()]) <= 15
+
+
+@PAGES
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    """An unescaped bar in a cell would cut it off on the page that people see."""
+    head, uneven = 0, []
+    for line in prose(page.read_text()).splitlines():
+        count = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        head = head if head and count else count
+        if count != head:
+            uneven.append(line)
+    assert uneven == []

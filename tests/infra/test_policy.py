@@ -132,8 +132,8 @@ def test_every_verdict_has_a_reason_and_names_the_release_that_it_acts_on(facts:
         ("rolled back, a new one appears", {"seen": "m3", "admitted": "m2", "known": frozenset({"m1", "m2"}), "pin_until": "newer"}, True, True),
         ("rolled back, the left one named", {"seen": "m2", "admitted": "m2", "known": frozenset({"m2"}), "pin_until": "newer", "asked": True}, False, False),
         ("held, a new one appears", {"seen": "m3", "admitted": "m1", "pin_until": "unpinned"}, False, False),
-        ("weights pinned, another named", {"seen": "m3", "admitted": "m1", "pin_until": "unpinned", "pin_names_revision": True, "asked": True}, False, False),
-        ("release pinned, weights named", {"seen": "m3", "admitted": "m1", "pin_until": "unpinned", "asked": True}, True, False),
+        ("weights pinned, another named", {"seen": "m3", "admitted": "m1", "pin_until": "unpinned", "asked": True}, False, False),
+        ("rolled back, a newer one named", {"seen": "m3", "admitted": "m1", "pin_until": "newer", "asked": True}, False, False),
     ],
 )  # fmt: skip
 def test_each_revision_is_let_through_or_kept_back_with_a_reason(situation: str, known: dict[str, object], admitted: bool, ends_pin: bool) -> None:
@@ -146,14 +146,14 @@ def test_each_revision_is_let_through_or_kept_back_with_a_reason(situation: str,
 
 @given(
     seen=st.sampled_from("abc"), admitted=st.sampled_from([None, "a", "b"]), known=st.frozensets(st.sampled_from("abc")),
-    pin_until=st.sampled_from([None, "newer", "unpinned"]), pin_names_revision=st.booleans(), asked=st.booleans(),
+    pin_until=st.sampled_from([None, "newer", "unpinned"]), asked=st.booleans(),
 )  # fmt: skip
 def test_what_a_rollback_left_never_comes_back_by_itself(
-    seen: str, admitted: str | None, known: frozenset[str], pin_until: str | None, pin_names_revision: bool, asked: bool
+    seen: str, admitted: str | None, known: frozenset[str], pin_until: str | None, asked: bool
 ) -> None:
     """And only something never seen before ends its pin."""
-    found = admit(seen, admitted=admitted, known=known, pin_until=pin_until, pin_names_revision=pin_names_revision, asked=asked)
+    found = admit(seen, admitted=admitted, known=known, pin_until=pin_until, asked=asked)
 
     if pin_until == "newer":
-        assert found.admitted == (seen not in known) == found.ends_pin
+        assert found.admitted == (seen not in known and not asked) == found.ends_pin
     assert not (found.ends_pin and pin_until != "newer")

@@ -34,7 +34,7 @@ class Load:
     url: str
     model: str
     long_when: Callable[[], bool]
-    pause: float = 0.4
+    pause: float = 0.8
     answers: list[Answer] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)

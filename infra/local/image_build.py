@@ -111,7 +111,7 @@ class Build:
     # ------------------------------------------------------------ private
 
     def _torch(self) -> None:
-        """torch's CPU build: pip as it is configured is asked first, for a mirror or a folder may have it; then PyTorch's own index.
+        """The CPU build of torch: pip as it is configured is asked first, for a mirror or a folder may have it; then PyTorch's own index.
 
         It is asked for by its exact version: a plain `torch` would bring gigabytes of CUDA.
         """
@@ -321,7 +321,7 @@ def _demand_libraries(recipe: Recipe) -> None:
 
 
 def _wrong_torch(recipe: Recipe, versions: Mapping[str, str]) -> str | None:
-    """vLLM crashes late, and without naming the reason, on the other flavour's torch."""
+    """An engine crashes late, and without naming the reason, on the other flavour's torch."""
     wanted = (recipe.torch or "").partition("==")[2]
     if wanted and versions.get("torch", wanted) != wanted:
         return f"torch is {versions['torch']}, not {wanted}"

@@ -131,7 +131,7 @@ def environment(folders: Folders, release: Release, token: str) -> dict[str, str
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "DASHBOARD_METRIC_PORT": "0",
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
         "RAY_worker_niceness": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
-        "PYTHONPATH": str(Path(__file__).parent / "loopback"), "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(Path(__file__).parent / "inside"), "PYTHONUNBUFFERED": "1", "LLM_PIPELINE_ENGINE_ON": "gpu" if release.needs_gpu else "cpu",
         "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_HOST_IP": LOOPBACK, "VLLM_SERVER_DEV_MODE": "0",
         "VLLM_CACHE_ROOT": str(caches / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton"),
         "XDG_CACHE_HOME": str(caches), "HF_HOME": str(caches / "hf"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",

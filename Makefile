@@ -21,7 +21,7 @@ clean: down ## everything that `up` and `test` made, weights and images too
 test: .venv/test ## fast tests, then the life of a real engine
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --cov --cov-report=term
 
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real"

@@ -18,7 +18,7 @@ from infra.decisions import Admitted, Decisions, Pin
 from infra.errors import Blocked
 from infra.situation import desired, newest
 from infra.waiting import Progress
-from infra.weights import Seen
+from infra.weights import Manifest, Seen
 
 
 def build(model: Model) -> dg.Definitions:
@@ -56,7 +56,8 @@ def allowed(context: Any, work: Work) -> bool:
     if found and not found.wanted and work.run.launched < found.since:
         context.log.warning(f"{work.model.name} was taken down by {found.by} while this run waited: nothing to do")
         return False
-    others = [key for key in context.selected_asset_keys if key.path[-1] == "deployment" and key.path[0] != work.model.name]
+    selected = context.run.asset_selection or context.job_def.asset_layer.executable_asset_keys  # none: the job was launched whole
+    others = [key for key in selected if key.path[-1] == "deployment" and key.path[0] != work.model.name]
     if others and not work.model.spec.autostart and not (found and found.wanted):
         context.log.warning(f"{work.model.name} is not started together with other models (autostart is false). On its own: llm-pipeline up {work.model.name}")
         return False
@@ -68,15 +69,16 @@ def want(work: Work) -> Done:
     before, tags = work.decisions.wanted, work.context.run.tags
     if work.run.action == "rollback":
         go_back(work.decisions, tags["llm/to"], hold=tags.get("llm/hold") == "true", by=work.run.by)
-    seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
-    verdict = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags)
-    keep_named(work, seen, tags.get("llm/revision"))
+        admission, note = "a rollback asks no source", ""
+    else:
+        seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
+        admission = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags).why
+        keep_named(work, seen, tags.get("llm/revision"))
     work.decisions.want(True, work.run.by)
-    if work.run.action == "retry":
-        work.decisions.unmark(desired(work.decisions, work.platform, work.model.spec, work.model.base, work.progress).id)
+    lift_mark(work)
     release = planned(work.decisions, work.model, work.run, work.progress)
     pin = work.decisions.pin
-    facts = {"release": release.id, "revision": release.revision, "admission": verdict.why, "wanted by": work.run.by, "why": work.run.why}
+    facts = {"release": release.id, "revision": release.revision, "admission": admission, "wanted by": work.run.by, "why": work.run.why}
     if note:
         facts["source"] = note
         work.say(note)
@@ -84,6 +86,14 @@ def want(work: Work) -> Done:
         facts["pinned"] = f"{pin.release or pin.revision}: {pin.why}"
         work.say(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {work.model.name} follows the declaration again")
     return Done(data_version=work.model.name, changed=not before, page=facts)
+
+
+def lift_mark(work: Work) -> None:
+    """`retry` lifts every mark; any word of a person lifts that of a rollout which a person cancelled."""
+    release = desired(work.decisions, work.platform, work.model.spec, work.model.base, work.progress).id
+    record = work.decisions.release(release)
+    if record and (work.run.action == "retry" or (record.mark and record.mark.kind == "cancelled")):
+        work.decisions.unmark(release)
 
 
 def keep_named(work: Work, seen: Seen, revision: str | None) -> None:
@@ -104,8 +114,7 @@ def go_back(decisions: Decisions, release: str, *, hold: bool, by: str) -> None:
 
 def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False) -> policy.Admission:
     """Writes `admitted` when policy lets the revision through, and ends a rollback's pin when it is newer."""
-    old, pin = decisions.admitted, decisions.pin
-    known = frozenset(record.release.manifest.digest for record in decisions.releases().values() if record.accepted or (pin and record.id == pin.left))
+    old, pin, known = decisions.admitted, decisions.pin, known_manifests(decisions)
     verdict = policy.admit(
         seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known, asked=asked,
         pin_until=pin.until if pin else None,
@@ -120,6 +129,15 @@ def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False
                 revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by=by, at=time.time(), why=verdict.why,
             ))  # fmt: skip
     return verdict
+
+
+def known_manifests(decisions: Decisions) -> frozenset[str]:
+    """What can not be "newer" than a rollback: it was accepted or left before, or was seen when the pin was written."""
+    pin = decisions.pin
+    return frozenset(
+        Manifest.from_dict(record.manifest).digest for record in decisions.releases().values()
+        if record.accepted or (pin and (record.id == pin.left or record.first_seen <= pin.at))
+    )  # fmt: skip
 
 
 def report_revision(context: Any, work: Work) -> None:

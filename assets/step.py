@@ -20,7 +20,7 @@ import dagster as dg
 from dagster import DagsterExecutionInterruptedError
 
 from infra.decisions import Decisions, ReleaseRecord, RunPlan
-from infra.errors import ConfigError, Conflict, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
+from infra.errors import Blocked, ConfigError, Conflict, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
 from infra.platform import ClusterState, Platform, Release
 from infra.situation import desired
 from infra.specs import ClusterSpec, ModelSpec
@@ -234,15 +234,15 @@ def prove_identity(work: Work) -> None:
     cluster = work.model.spec.cluster
     recorded = work.platform.records.get(cluster, "identity")
     if recorded is None:
-        raise ConfigError(f"cluster {cluster} was never materialised", next=f"llm-pipeline up {work.model.name} (brings its cluster along)")
+        raise Blocked(f"cluster {cluster} was never materialised", next=f"llm-pipeline up {work.model.name} (brings its cluster along)")
     found = work.platform.cluster.observe(work.model.cluster)
     compare_identity(cluster, recorded.value.get("identity", {}), found)
 
 
 def compare_identity(cluster: str, recorded: Mapping[str, str], found: ClusterState | None) -> None:
-    """Raises ConfigError with both values when they differ."""
+    """Raises Blocked with both values when they differ: no release is to blame."""
     if found is None or dict(found.identity) != dict(recorded):
-        raise ConfigError(
+        raise Blocked(
             f"cluster {cluster} is not the place that it was", why=f"recorded {dict(recorded)}, found {dict(found.identity) if found else 'nothing'}",
             next=f"if it moved on purpose, materialise {cluster}/cluster; it records the new identity",
         )  # fmt: skip
@@ -258,6 +258,9 @@ def told(work: Work) -> Iterator[None]:
         work.context.log.warning(f"{error.problem.what}: this step ends; nothing more is changed")
     except Refused as error:
         raise failure(error) from error
+    except Blocked as error:
+        close(work, "failed", error.problem, begin=False)
+        raise failure(error) from error
     except Permanent as error:
         close(work, "failed", error.problem, mark=not isinstance(error, ConfigError) or work.stage != "endpoint")
         raise failure(error) from error
@@ -269,13 +272,13 @@ def told(work: Work) -> Iterator[None]:
         raise
 
 
-def close(work: Work, result: Any, problem: Problem, *, mark: bool = False, transient: bool = False) -> None:
-    """Ends the attempt of this run with its reason, and gives the rollout free."""
+def close(work: Work, result: Any, problem: Problem, *, mark: bool = False, transient: bool = False, begin: bool = True) -> None:
+    """Ends the attempt of this run with its reason, and gives the rollout free. `begin`: a run that had none yet gets one."""
     plan = work.decisions.read(RunPlan, f"attempt/{work.run.id}")
     work.decisions.drop_claim(work.run.id)
     if plan is None:
         return
-    if result == "failed" and not work.begun:
+    if result == "failed" and begin and not work.begun:
         work.begin()
     work.decisions.finish(plan.release, work.run.id, result, problem, mark=mark, transient=transient)
 

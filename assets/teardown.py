@@ -9,6 +9,7 @@
 A job, never a materialisation: "Materialize all" must not destroy. Works from records and platform alone: no YAML is needed.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Report:
     kept: list[dict[str, Any]] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
 
-    def took(self, part: str, name: str, what: str) -> None:  # noqa: D102
+    def took(self, part: str, name: str, what: str) -> None:
         self.removed.append({"part": part, "id": name, "what": what})
 
 
@@ -93,15 +94,15 @@ def take_model_down(
 ) -> Report:
     """One model, leaf to root. Absent already: an empty report."""
     decisions, report = Decisions(platform.records, model), Report()
-    if decisions.deployment is not None:
-        decisions.want(False, by)
+    decisions.want(False, by)
     wipe(dg.AssetKey([model, "deployment"]))
-    served = served_releases(decisions)
     progress.phase("route", model)
-    for name in sorted({release.served_name for release in served}):
+    for name in sorted({release.served_name for release in served_releases(decisions)}):
         platform.endpoint.closed(model, name, 0, "taken down", progress)
-    with platform.records.lock(f"{model}.ray_service", by, progress), platform.records.lock(f"{model}.smoke_test", by, progress):
-        live = decisions.live
+    with contextlib.ExitStack() as locks:
+        for stage in ("gpu_nodepool", "ray_service", "smoke_test", "endpoint"):
+            locks.enter_context(platform.records.lock(f"{model}.{stage}", by, progress))
+        served, live = served_releases(decisions), decisions.live
         record = decisions.release(live.release) if live else None
         if record:
             drain(platform, record.release, progress)
@@ -109,11 +110,13 @@ def take_model_down(
             platform.ray_service.remove(state.release, progress)
             report.took("ray_service", state.release, f"Ray head, engine and their folders ({state.phase})")
         wipe(dg.AssetKey([model, "ray_service"]))
-    remove_routes(platform, served, report, progress)
-    for stage in ("endpoint", "gpu_nodepool"):
-        wipe(dg.AssetKey([model, stage]))
-    decisions.write("live", None)
-    decisions.write("claim", None)
+        remove_routes(platform, served, record.release if record else None, report, progress)
+        for release in served:
+            platform.gpu_nodepool.delete(release, progress)
+        for stage in ("endpoint", "gpu_nodepool"):
+            wipe(dg.AssetKey([model, stage]))
+        decisions.write("live", None)
+        decisions.write("claim", None)
     data(platform, decisions, report, progress, purge=purge)
     prove_absence(platform, lambda found: found.model == model and not found.data, report, progress)
     return report
@@ -156,11 +159,12 @@ def served_releases(decisions: Decisions) -> list[Release]:
     return [record.release for record in decisions.releases().values()]
 
 
-def remove_routes(platform: Platform, served: Iterable[Release], report: Report, progress: Progress) -> None:
-    """The router forgets the names; on `local` it ends with the last of them."""
-    for name in sorted({(release.model, release.served_name) for release in served}):
-        platform.endpoint.delete(Route(name[0], name[1], "", ("127.0.0.1", 0)), progress)
-        report.took("endpoint", name[1], "its route in the router")
+def remove_routes(platform: Platform, served: Iterable[Release], live: Release | None, report: Report, progress: Progress) -> None:
+    """The router forgets the names; on `local` it ends with the last of them. Only a release that was live had a route to report."""
+    for model, name in sorted({(release.model, release.served_name) for release in served}):
+        platform.endpoint.delete(Route(model, name, "", ("127.0.0.1", 0)), progress)
+        if live and live.served_name == name:
+            report.took("endpoint", name, "its route in the router")
 
 
 def data(platform: Platform, decisions: Decisions, report: Report, progress: Progress, *, purge: bool) -> None:

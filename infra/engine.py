@@ -165,7 +165,7 @@ def stamp(line: str, year: int) -> float:
         return 0.0
     part = {k: int(v) for k, v in found.groupdict().items() if v}
     try:
-        when = datetime(part.get("year", year), part["month"], part["day"], part["h"], part["m"], part["s"], part.get("ms", 0) * 1000)  # noqa: DTZ001
+        when = datetime(part.get("year", year), part["month"], part["day"], part["h"], part["m"], part["s"], part.get("ms", 0) * 1000)
     except ValueError:
         return 0.0
     return when.timestamp()

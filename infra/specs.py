@@ -16,7 +16,6 @@ is declarations.py's work; here errors are pydantic's, with our own sentences wh
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import warnings

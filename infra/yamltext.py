@@ -41,7 +41,7 @@ class Flaw:
         return f"{place} {self.key}{colon} {self.text}" if self.key else f"{place} {self.text}"
 
 
-class Flawed(Exception):  # noqa: N818 - it carries flaws, and ends as a ConfigError
+class Flawed(Exception):
     """The document can not be used."""
 
     def __init__(self, flaws: Iterable[Flaw]) -> None:
@@ -157,7 +157,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.depth > DEPTH_LIMIT:
-            raise _flawed(self.peek_event().start_mark.line + 1, f"is nested more than {DEPTH_LIMIT} levels deep")
+            event = self.peek_event()  # type: ignore[no-untyped-call, unused-ignore]
+            raise _flawed(event.start_mark.line + 1, f"is nested more than {DEPTH_LIMIT} levels deep")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from assets.deployment import known_manifests
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_TIMEOUT, TAG_WHY, Model
 from infra import policy
 from infra.decisions import Decisions, ReleaseRecord
@@ -124,9 +125,8 @@ def consider(model: Model, revision: str | None = None, *, retry: bool = False) 
     source, note = newest(decisions, model.platform, model.spec, model.base, Progress(120), revision)
     seen = look(model.platform, model.name, model.spec, model.base)
     pin, admitted = decisions.pin, decisions.admitted
-    known = frozenset(r.release.manifest.digest for r in decisions.releases().values() if r.accepted or (pin and r.id == pin.left))
     verdict = policy.admit(
-        source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known, pin_until=pin.until if pin else None,
+        source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known_manifests(decisions), pin_until=pin.until if pin else None,
         asked=revision is not None,
     )  # fmt: skip
     notes = [note] if note else []
@@ -136,7 +136,7 @@ def consider(model: Model, revision: str | None = None, *, retry: bool = False) 
         notes.append(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {model.name} follows the declaration again")
     release = seen.desired if pin and pin.release and not verdict.ends_pin else _would_be(model, source, verdict, seen)
     record = decisions.release(release.id) if release else None
-    if record and record.mark and not retry and not (seen.live and seen.live.id == record.id and record.mark.kind == "cancelled"):
+    if record and record.mark and record.mark.kind != "cancelled" and not retry:
         last = record.last.problem.problem() if record.last and record.last.problem else None
         refusal = Problem(
             f"release {record.id} is marked {record.mark.kind}", why=(last.why if last else None) or record.mark.why,

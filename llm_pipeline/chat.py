@@ -95,8 +95,8 @@ def session(talk: Talk) -> None:
         if not prompt:
             break
         for piece in talk.stream(prompt):
-            print(piece, end="", flush=True)  # noqa: T201 - it is what was asked for
-        print()  # noqa: T201
+            print(piece, end="", flush=True)
+        print()
 
 
 def log_lines(platform: Platform, model: str, release: str | None, part: str, *, follow: bool) -> Iterator[str]:

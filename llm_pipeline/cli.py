@@ -308,7 +308,7 @@ def show_status(found: dict[str, Any]) -> None:
     console.line(f"dagster   {dagster['webserver']}" if dagster["daemon"] else "dagster   not running: nothing heals by itself", "quiet" if dagster["daemon"] else "busy")
     wrong = next((row for row in found["models"] if row["problem"]), None)
     if wrong:
-        console.following((wrong["problem"]["next"] or f"llm-pipeline logs {wrong['model']}"))
+        console.following(wrong["problem"]["next"] or f"llm-pipeline logs {wrong['model']}")
     elif serving := next((row["model"] for row in found["models"] if row["state"] == "serving"), None):
         console.following(f"llm-pipeline chat {serving}")
     else:

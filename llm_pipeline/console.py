@@ -173,7 +173,7 @@ def board(*, quiet: bool = False) -> Iterator[Board]:
     if quiet or not err.is_terminal:
         yield made
         return
-    with Live(console=err, refresh_per_second=4, transient=True, get_renderable=lambda: made._draw()) as live:  # noqa: SLF001 - its own part
+    with Live(console=err, refresh_per_second=4, transient=True, get_renderable=lambda: made._draw()) as live:
         made.live = live
         yield made
 

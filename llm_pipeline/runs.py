@@ -207,8 +207,7 @@ def stage_of(event: dg.DagsterEvent) -> str:
     """`<model>/<stage>` of an event."""
     if event.asset_key:
         return "/".join(event.asset_key.path)
-    name = (event.step_key or event.node_name or "").replace("__", "/", 1) if event.step_key else ""
-    return name
+    return (event.step_key or "").replace("__", "/", 1)
 
 
 def problem_of(event: dg.DagsterEvent) -> Problem:

@@ -65,7 +65,6 @@ def cluster_row(name: str) -> dict[str, Any]:
 def model_row(name: str) -> dict[str, Any]:
     """One model."""
     found = components.declared().models.get(name)
-    from llm_pipeline.actions import platform_with
 
     platform = platform_with(name)
     seen = look(platform, name, found.spec if found else None, found.base if found else Path("/"))

@@ -171,10 +171,9 @@ class LocalEndpoint:
     def _ensure(self, progress: Progress) -> bool:
         """The router runs and answers; started when it did not."""
         if members(self.mark, self.record):
-            with self._client() as client:
-                with contextlib.suppress(Transient):
-                    client.table()
-                    return False
+            with self._client() as client, contextlib.suppress(Transient):
+                client.table()
+                return False
             progress.phase("router", "it does not answer and is started anew")
             end(self.mark, progress, record=self.record, grace=0)
         self._start(progress)

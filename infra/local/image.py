@@ -71,7 +71,7 @@ class LocalImage:
                 folder.rename(folder.with_name(f".gone-{folder.name}-{os.getpid()}"))
             self._sweep(folder.name, progress)
 
-    def resolve(self, spec: ModelSpec, progress: Progress) -> str:  # noqa: ARG002 - other platforms ask a registry
+    def resolve(self, spec: ModelSpec, progress: Progress) -> str:
         """The digest of the image that this spec asks for. Reads the lock, nothing else."""
         return digest(pins(self._flavour("gpu" if spec.resources.gpu else "cpu").lock))
 

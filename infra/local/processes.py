@@ -26,8 +26,8 @@ from infra.waiting import Progress
 
 MARK = "LLM_PIPELINE_MARK"
 
-_children: list[subprocess.Popen[bytes]] = []
-"""What this process started and did not collect yet; it may well end before they do."""
+_children: set[int] = set()
+"""What this process started and did not collect yet."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def spawn(argv: Sequence[str], *, mark: str, record: Path, log: Path, env: Mappi
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"{argv[0]} can not be started", why=str(error), next="check that this program is whole; if it is the image's Python: make clean, then up") from error
-    _children.append(process)
+    process.returncode = 0  # it may outlive us on purpose: Popen would warn of that
+    _children.add(process.pid)
     identity = Identity(boot_id(), process.pid, start_ticks(process.pid) or 0, mark)
     write_json(record, asdict(identity))
     return identity
@@ -173,7 +174,7 @@ def write_json(path: Path, value: object) -> None:
     beside.replace(path)
 
 
-def read_json(path: Path) -> dict[str, object] | None:  # noqa: D103
+def read_json(path: Path) -> dict[str, object] | None:
     try:
         value = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -214,7 +215,13 @@ def _signal(pids: frozenset[int], number: int) -> None:
 
 def _reap() -> None:
     """Collects those of our own children that ended."""
-    _children[:] = [child for child in _children if child.poll() is None]
+    for pid in tuple(_children):
+        try:
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            _children.discard(pid)
 
 
 def _wait_gone(mark: str, record: Path | None, seconds: float, progress: Progress) -> None:

@@ -113,7 +113,7 @@ def address(raw: Mapping[str, Any]) -> tuple[str, int]:
     return LOOPBACK, Service.of(raw).port("http")
 
 
-def url(service: Service, path: str) -> str:  # noqa: D103
+def url(service: Service, path: str) -> str:
     return f"http://{LOOPBACK}:{service.port('http')}{path}"
 
 

@@ -75,7 +75,7 @@ def _worker(
     while (index := todo.get()) is not None and not stop.is_set():
         try:
             done.put((index, work(items[index], stop), None))
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+        except Exception as error:
             done.put((index, None, error))
 
 

@@ -59,7 +59,7 @@ class Load:
         """How many answers each release gave."""
         return Counter(answer.release for answer in self.answers if answer.good and (answer.long or not long))
 
-    def _client(self, keep: bool, stream: bool, long: bool) -> None:  # noqa: FBT001 - three kinds of client
+    def _client(self, keep: bool, stream: bool, long: bool) -> None:
         client = httpx.Client(trust_env=False, timeout=60)
         while not self._stop.is_set():
             if not keep:

@@ -27,8 +27,8 @@ def build(cluster: Cluster) -> dg.Definitions:
     platform = cluster.platform
 
     @dg.asset(
-        key=cluster.key("cluster"), group_name=cluster.name, kinds=KINDS[cluster.spec.platform],
-        description=f"{cluster.name}: where models run ({cluster.spec.platform}).",
+        key=cluster.key("cluster"), group_name=cluster.name, kinds=KINDS[cluster.spec.platform], owners=list(cluster.spec.owners) or None,
+        description=(f"{cluster.spec.description} " if cluster.spec.description else "") + f"{cluster.name}: where models run ({cluster.spec.platform}).",
     )  # fmt: skip
     def place(context: dg.AssetExecutionContext) -> Iterator[Any]:
         progress = Progress(600, report=reporter(context, cluster.key("cluster")))

@@ -12,7 +12,7 @@ A job, never a materialisation: "Materialize all" must not destroy. Works from r
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -221,8 +221,13 @@ def tell(context: Any, name: str, report: Report) -> None:
         ))  # fmt: skip
 
 
-def leftovers(platform: Platform, cluster: str, declared: Iterable[str] = ()) -> tuple[Leftover, ...]:
-    """What exists and should not: things of models that nobody wants, and candidates that no rollout claims."""
+def leftovers(platform: Platform, cluster: str, declared: Iterable[str] | None = None) -> tuple[Leftover, ...]:
+    """What exists and should not: things of models that nobody wants, and candidates that no rollout claims.
+
+    `declared`: what serves and is wanted, yet missing here, is shown too. Leave it out before removing anything: a YAML may be
+    away for a moment only, and `down` is the word that takes a model down.
+    """
+    names = None if declared is None else set(declared)
     wanted = {name for name in platform.records.owners() if Decisions(platform.records, name).wanted}
     out = []
     for found in platform.inventory.find():
@@ -232,6 +237,8 @@ def leftovers(platform: Platform, cluster: str, declared: Iterable[str] = ()) ->
             decisions = Decisions(platform.records, found.model)
             live, claim = decisions.live, decisions.claim(time.time())
             if found.release.rsplit("-", 1)[-1] in {live.release if live else "", claim.release if claim else ""}:
+                if names is not None and found.model not in names:
+                    out.append(replace(found, why_ours=f"no YAML declares {found.model}, and it is still wanted: llm-pipeline down {found.model}"))
                 continue
         elif found.part == "endpoint" and wanted:
             continue
@@ -246,7 +253,7 @@ def watch(cluster: Cluster) -> dg.Definitions:
         key=cluster.key("leftovers"), group_name=cluster.name, description="Anything of ours that exists although nobody wants it. `llm-pipeline leftovers --delete` removes it.",
     )  # fmt: skip
     def observed(context: dg.OpExecutionContext) -> dg.ObserveResult:
-        found = leftovers(cluster.platform, cluster.name, cluster.models)
+        found = leftovers(cluster.platform, cluster.name)
         rows = [dg.TableRecord({"part": f.part, "id": f.id, "model": f.model or "", "why ours": f.why_ours}) for f in found]
         return dg.ObserveResult(data_version=dg.DataVersion(str(len(found))), metadata={"count": len(found), "things": dg.MetadataValue.table(rows) if rows else "none"})
 

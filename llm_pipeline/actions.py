@@ -192,7 +192,9 @@ def earlier(decisions: Decisions, release: str | None) -> ReleaseRecord:
 
 
 def down(dagster: Dagster, name: str, listen: Listener, *, include_models: bool = False, purge: bool = False, timeout: float = 900) -> dict[str, Any]:
-    """Launches the job `teardown` for one model or cluster, and returns its report."""
+    """Launches the job `teardown` for one model or cluster, and returns its report. ConfigError: nothing has this name."""
+    if name not in components.declared().clusters:
+        platform_with(name)
     tags = {TAG_ACTION: "teardown", TAG_BY: person(), "llm/down": name}
     config = {"ops": {"tear_down": {"config": {"name": name, "include_models": include_models, "purge": purge}}}}
     run_id = dagster.launch(Launch(tags, job="teardown", config=config), needs_daemon=False)

@@ -91,7 +91,7 @@ def rollback(
     hold: Annotated[bool, typer.Option("--hold", help="Stay until `unpin`, even when something newer appears.")] = False,
     as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
 ) -> None:  # fmt: skip
-    """Go back to an earlier release, and stay there until something newer appears."""
+    """Go back to an earlier release until something newer appears."""
     dagster = Dagster(load())
     with console.board(quiet=as_json) as board:
         outcomes = actions.rollback(dagster, model, release, board.listen, hold=hold, timeout=timeout)

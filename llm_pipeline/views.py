@@ -74,7 +74,7 @@ def model_row(name: str) -> dict[str, Any]:
 def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | None) -> dict[str, Any]:
     """The row of one observed model."""
     word, problem = state_of(seen)
-    if found is None and word != "absent" and problem is None:
+    if found is None and word in ("serving", "degraded"):
         problem = Problem(f"{seen.model} runs, and no YAML declares it", next=f"llm-pipeline down {seen.model}, or bring its YAML back")
     live, pin = seen.live, seen.pin
     return {
@@ -98,8 +98,8 @@ def broken_row(name: str, problem: Problem) -> dict[str, Any]:
 
 def history(decisions: Decisions, platform: Platform) -> list[dict[str, Any]]:
     """One row per attempt, newest first."""
-    rows = [attempt_row(record, attempt, platform) for record in decisions.releases().values() for attempt in record.attempts]
-    return sorted(rows, key=lambda row: str(row["started"]), reverse=True)
+    tries = [(record, attempt) for record in decisions.releases().values() for attempt in record.attempts]
+    return [attempt_row(record, attempt, platform) for record, attempt in sorted(tries, key=lambda one: one[1].started, reverse=True)]
 
 
 def attempt_row(record: ReleaseRecord, attempt: Attempt, platform: Platform) -> dict[str, Any]:
@@ -125,10 +125,11 @@ def why(decisions: Decisions, last: int) -> list[dict[str, Any]]:
 
 def leftovers() -> list[dict[str, Any]]:
     """Everything of ours that should not exist, on every cluster."""
-    rows = []
-    for name in components.declared().clusters:
+    rows, everything = [], components.declared()
+    declared = {*everything.models, *(broken.name for broken in everything.broken)}
+    for name in everything.clusters:
         platform = components.platform_of(name)
-        for found in unwanted(platform, name):
+        for found in unwanted(platform, name, declared):
             rows.append({
                 "part": found.part, "id": found.id, "cluster": found.cluster or name, "model": found.model, "release": found.release,
                 "usd_per_hour": found.usd_per_hour, "why_ours": found.why_ours,

@@ -51,5 +51,5 @@ def _contents(project: str, version: str, code: str, script: str) -> dict[str, s
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
         pass

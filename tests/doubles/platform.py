@@ -139,7 +139,14 @@ class World:
 
     def serve(self, engine: Engine) -> asyncio.Server:
         """A server on a free port of loopback, in the thread of this world."""
-        return self._in_loop(asyncio.start_server(engine.serve, "127.0.0.1", 0))
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await engine.serve(reader, writer)
+            finally:
+                writer.transport.abort()
+
+        return self._in_loop(asyncio.start_server(connected, "127.0.0.1", 0))
 
     def stop_front(self) -> None:
         if self.front:
@@ -175,6 +182,7 @@ async def _end_connections() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0.01)  # transports close in the next rounds of the loop
 
 
 def manifest_of(revision: str) -> Manifest:
@@ -384,11 +392,10 @@ class Service:
     def remove(self, name: str, progress: Progress) -> None:
         if any(kept.id == name for kept in self.world.sticky):
             return
-        found = self.world.running.pop(name, None)
-        self.world.dead.pop(name, None)
-        if found:
+        if name in self.world.running:
             self.world.did("removed", name)
-            self.world._close(found.server)
+            self.world._close(self.world.running.pop(name).server)
+        self.world.dead.pop(name, None)
 
     def adjust(self, release: Release, progress: Progress) -> ServiceState:
         found = self.world.running[release.name]
@@ -450,8 +457,9 @@ class Front:
         return EndpointState(self.url, healthy=True, release=spec.release, generation=self.world.generation, changed=changed)
 
     def delete(self, spec: Route, progress: Progress) -> None:
-        if self.world.routes.pop(spec.served_name, None):
+        if spec.served_name in self.world.routes:
             self.world.did("unrouted", spec.served_name)
+            del self.world.routes[spec.served_name]
         if not self.world.routes:
             self.world.stop_front()
 

@@ -157,9 +157,10 @@ def test_processes_of_others_are_never_touched(start: Start, tmp_path: Path, mar
     assert neighbour.alive
 
 
-def test_a_mark_is_found_behind_another_variable_that_quotes_it(tmp_path: Path, mark: str) -> None:
-    """Whatever stands before it in the environment."""
-    with subprocess.Popen([sys.executable, "-c", SLEEP], env={"A": f"x{MARK}=no", "B": f"{MARK}=no", MARK: mark}, start_new_session=True) as mine:
+@pytest.mark.parametrize("before", [{}, {"A": f"x{MARK}=no", "B": f"{MARK}=no", f"X{MARK}": "no"}])
+def test_a_mark_is_found_wherever_it_stands_in_the_environment(tmp_path: Path, mark: str, before: dict[str, str]) -> None:
+    """First of all, or behind others that quote it."""
+    with subprocess.Popen([sys.executable, "-c", SLEEP], env={**before, MARK: mark}, start_new_session=True) as mine:
         found = Progress(5).until(lambda: members(mark) or None, every=0.02)
         mine.kill()
 

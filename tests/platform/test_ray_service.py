@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 
@@ -11,7 +13,7 @@ import psutil
 import pytest
 
 from infra.errors import Permanent, Timeout, Transient, Withdrawn
-from infra.platform import Platform
+from infra.platform import Platform, ServiceState
 from infra.waiting import Phase, Progress
 from tests.platform.conftest import LocalStand, killed
 
@@ -139,8 +141,9 @@ def test_an_engine_that_can_not_start_ends_the_wait_with_its_reason(stand: Local
     assert why in (told.value.problem.why or "")
     assert told.value.problem.log
     assert told.value.problem.next
-    platform.ray_service.delete(release, Progress(10))
-    assert stand.processes() == set()
+    assert stand.processes() == set(), "what is left of it would hold memory and fail the next try"
+    assert platform.ray_service.observe(release) is None
+    assert [path for path in platform.ray_service.log(release.name, "engine") if told.value.problem.log[:60] in path.read_text()]
 
 
 def test_an_engine_that_vanishes_without_a_word_may_be_tried_again(stand: LocalStand, platform: Platform) -> None:
@@ -193,13 +196,35 @@ def test_a_service_that_died_is_seen_as_dead_and_started_anew(stand: LocalStand,
     with pytest.raises(httpx.HTTPError):
         ask(state.address)
 
-    dead = Progress(5).until(lambda: found if (found := platform.ray_service.observe(release)) and not found.ready else None, every=0.05)
+    def seen_dead() -> ServiceState | None:
+        with contextlib.suppress(Transient):  # while it dies it may just not answer
+            found = platform.ray_service.observe(release)
+            return found if found and not found.ready else None
+        return None
+
+    dead = Progress(5).until(seen_dead, every=0.05)
     healed = platform.ray_service.apply(release, Progress(20))
 
     assert dead.phase == "dead"
     assert dead.problem
     assert healed.changed
     assert healed.ready
+
+
+def test_a_start_whose_leader_died_is_dead_although_a_worker_is_left(stand: LocalStand, platform: Platform) -> None:
+    """Else the next apply would wait for it until its deadline."""
+    release = stand.release("slow 30")
+    with pytest.raises(Timeout):
+        platform.ray_service.apply(release, Progress(0.4))
+    Progress(5).until(lambda: len(stand.processes()) == 2 or None, every=0.02)
+    (worker,) = [pid for pid in stand.processes() if psutil.Process(pid).name() == "sleep"]
+    for pid in stand.processes() - {worker}:
+        os.kill(pid, signal.SIGKILL)
+
+    found = Progress(5).until(lambda: platform.ray_service.observe(release), every=0.05)
+
+    assert stand.processes() == {worker}
+    assert found.phase == "dead"
 
 
 def test_a_service_that_calls_itself_sick_is_dead(stand: LocalStand, platform: Platform) -> None:

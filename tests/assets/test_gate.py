@@ -1,0 +1,216 @@
+"""The gate: what does not pass the acceptance ladder never gets a request, and costs nothing of what serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import httpx
+import pytest
+
+from infra.acceptance import LADDER
+from llm_pipeline.automation import ROLLOUT
+from tests.assets.clone import DEMO, Clone
+from tests.doubles.platform import Behaviour, World
+
+ONLY: dict[str, Behaviour] = {
+    "healthy": Behaviour(wrong="unwell"),
+    "serves_the_declared_name": Behaviour(wrong="other name"),
+    "golden_answers": Behaviour(answers={"ping": "pang"}),
+    "streams": Behaviour(wrong="never ends"),
+    "counts_tokens": Behaviour(wrong="miscounts"),
+    "live_arguments_as_declared": Behaviour(wrong="other arguments"),
+    "within_slo": Behaviour(first_ms=20),
+    "required_checks_passed": Behaviour(),
+}
+"""For each rung a candidate that fails at it and at no other."""
+
+
+ASKED = {"healthy": 1, "required_checks_passed": 8}
+"""How many rungs are asked then: nothing more of a candidate that does not answer; and other assets only about one that is good itself."""
+
+RULES: dict[str, dict[str, Any]] = {"within_slo": {"slo": {"ttft_ms": 1}}, "required_checks_passed": {"requires": ["evals/demo:accuracy"]}}
+"""What has to be declared for a rung to ask something."""
+
+
+def asked(world: World, prompt: str = "ping") -> tuple[str, str | None]:
+    """The endpoint's answer, and the release that gave it."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
+    answer = httpx.post(world.platform.endpoint.url + "/chat/completions", json=body, trust_env=False)
+    return answer.json()["choices"][0]["message"]["content"], answer.headers.get("x-llm-release")
+
+
+def test_every_rung_has_a_candidate_that_fails_there() -> None:
+    """A new rung needs a line in ONLY."""
+    assert list(ONLY) == list(LADDER)
+
+
+@pytest.mark.parametrize("rung", ONLY)
+def test_a_candidate_is_refused_at_exactly_the_rung_that_it_fails(clone: Clone, world: World, rung: str) -> None:
+    """It is removed and its release marked; the live one and the endpoint's table are as they were."""
+    clone.up()
+    before, flipped = clone.live(), world.done("flipped")
+    world.source["demo"], world.behave["v2"] = "v2", ONLY[rung]
+    clone.declare(acceptance={**DEMO["acceptance"], **RULES.get(rung, {})})
+
+    ran = clone.up()
+
+    refused = clone.newest()
+    climbed = {name: passed for name, passed in ran.checks.items() if name in LADDER}
+    assert ran.failed == ["smoke_test"]
+    assert [name for name, passed in climbed.items() if not passed] == [rung]
+    assert list(climbed) == list(LADDER)[: ASKED.get(rung, 7)]
+    assert ran.problem.what == f"demo-{refused.id} was refused at {rung}" and ran.problem.why and ran.problem.next
+    assert refused.revision == "v2" and refused.mark and refused.mark.kind == "refused"
+    assert refused.last and refused.last.result == "refused" and refused.last.checks == climbed
+    assert clone.live() == before and world.done("flipped") == flipped
+    assert list(world.running) == [f"demo-{before}"]
+    assert asked(world) == ("pong", f"demo-{before}")
+    assert clone.decisions().claim(0) is None
+    assert "endpoint" not in ran.pages
+
+
+def test_a_wrong_answer_is_told_in_full(clone: Clone, world: World) -> None:
+    """What was asked, what was expected, what came."""
+    world.behave["v1"] = Behaviour(answers={"ping": "pang"})
+
+    ran = clone.up()
+
+    assert ran.problem.why == "'ping': expected 'pong', got 'pang'"
+    assert "llm-pipeline retry demo" in (ran.problem.next or "")
+
+
+def test_a_first_release_that_is_refused_leaves_nothing_behind(clone: Clone, world: World) -> None:
+    """Nothing serves, no router was started, and the model stays wanted."""
+    world.behave["v1"] = Behaviour(wrong="unwell")
+
+    ran = clone.up()
+
+    assert not ran.success and world.running == {} and world.front is None
+    assert clone.live() is None and clone.decisions().wanted
+    assert "nothing serves" in ran.log
+
+
+def test_retry_tries_a_refused_release_again(clone: Clone, world: World) -> None:
+    """The mark is lifted; when it passes now, it goes live."""
+    world.behave["v1"] = Behaviour(wrong="unwell")
+    clone.up()
+    world.behave.clear()
+
+    ran = clone.up(lifecycle="retry")
+
+    record = clone.record(clone.live() or "")
+    assert ran.success and record.mark is None
+    assert [attempt.result for attempt in record.attempts] == ["refused", "accepted"]
+
+
+def test_a_live_release_that_fails_changed_rules_serves_on(clone: Clone, world: World) -> None:
+    """The rules were edited, not the release: it is told, and nothing is removed."""
+    clone.up()
+    live = clone.live()
+    clone.declare(acceptance={"golden": [{"prompt": "ping", "answer": "something else"}]})
+
+    ran = clone.up()
+
+    assert not ran.success and clone.live() == live
+    assert asked(world) == ("pong", f"demo-{live}")
+    assert clone.record(live or "").attempts[-1].result == "refused"
+
+
+def test_the_endpoint_refuses_what_was_not_accepted_in_this_run(clone: Clone, world: World) -> None:
+    """Whoever leaves the gate out of the run gets no traffic moved; the release is not marked for it."""
+    clone.up()
+    live = clone.live()
+    world.source["demo"] = "v2"
+    stages = [stage for stage in ("deployment", *ROLLOUT) if stage != "smoke_test"]
+
+    ran = clone.execute(clone.queue([("demo", stage) for stage in stages]))
+
+    assert ran.failed == ["endpoint"]
+    assert ran.problem.what == f"demo-{clone.newest().id} gets no traffic: this attempt is not accepted"
+    assert ran.problem.next == "llm-pipeline up demo"
+    assert clone.live() == live and asked(world)[1] == f"demo-{live}"
+    assert clone.newest().mark is None
+
+
+def test_an_earlier_acceptance_does_not_count_on_a_rollback(clone: Clone, world: World) -> None:
+    """The release was accepted once; what comes up now has to pass again."""
+    clone.up()
+    first = clone.live() or ""
+    world.source["demo"] = "v2"
+    clone.up()
+    second = clone.live()
+    world.behave["v1"] = Behaviour(answers={"ping": "pang"})
+
+    ran = clone.rollback(first)
+
+    assert ran.failed == ["smoke_test"] and clone.live() == second
+    assert asked(world)[1] == f"demo-{second}"
+    assert [attempt.result for attempt in clone.record(first).attempts] == ["accepted", "refused"]
+
+
+def test_an_earlier_acceptance_does_not_open_the_endpoint(clone: Clone, world: World) -> None:
+    """A rollback whose run leaves the gate out is refused at the endpoint, although its release is known to be good."""
+    clone.up()
+    first = clone.live() or ""
+    world.source["demo"] = "v2"
+    clone.up()
+    second = clone.live()
+    keys = [("demo", stage) for stage in ("deployment", *ROLLOUT) if stage != "smoke_test"]
+
+    ran = clone.execute(clone.queue(keys, lifecycle="rollback", to=first))
+
+    assert ran.failed == ["endpoint"] and clone.live() == second
+
+
+def test_a_heal_climbs_only_the_health_rung(clone: Clone, world: World) -> None:
+    """What was accepted and died is back in seconds: nobody asks its golden questions again."""
+    clone.up()
+    live = clone.live() or ""
+    world.kill(f"demo-{live}")
+
+    ran = clone.loop("heal", live)
+
+    assert ran.success, ran.problems
+    assert ran.checks == {"digests_match": True, "healthy": True}
+    assert asked(world) == ("pong", f"demo-{live}")
+    assert len(world.done("flipped")) == 2, "the same release at another address"
+
+
+def test_a_candidate_that_died_before_the_gate_is_a_transient_failure(clone: Clone, world: World) -> None:
+    """It may come up at the next try: nothing is marked."""
+    seen: list[str] = []
+
+    def die(name: str) -> None:
+        seen.append(name)
+        if name in world.running and "ray_service" in str(clone.instance.get_latest_materialization_event(_key("ray_service"))):
+            world.dead.setdefault(name, "killed")
+
+    world.on_observe = die
+
+    ran = clone.up()
+
+    record = clone.newest()
+    assert ran.failed == ["smoke_test"] and ran.problem.what == f"demo-{record.id} is not up"
+    assert record.mark is None and record.last and record.last.transient
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_check_elsewhere_that_is_required_decides(clone: Clone, passed: bool) -> None:
+    """Its latest result counts: an evaluation that ran and failed refuses, one that passed lets through."""
+    clone.declare(acceptance={**DEMO["acceptance"], **RULES["required_checks_passed"]})
+
+    @dg.asset_check(asset=dg.AssetKey(["evals", "demo"]), name="accuracy")
+    def accuracy() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=passed)
+
+    dg.Definitions(asset_checks=[accuracy]).resolve_implicit_global_asset_job_def().execute_in_process(instance=clone.instance)
+
+    ran = clone.up()
+
+    assert ran.success is passed and ran.checks["required_checks_passed"] is passed
+    assert passed or ran.problem.why == "evals/demo:accuracy: failed"
+
+
+def _key(stage: str) -> Any:
+    return dg.AssetKey(["demo", stage])

@@ -1,0 +1,40 @@
+"""What `--help` says: everything on one screen of 80 columns, with the words that the documentation uses."""
+
+from __future__ import annotations
+
+import pytest
+from typer.main import get_command
+
+from llm_pipeline import cli
+from tests.cli.screen import WIDTH, Terminal, same
+
+VERBS = sorted(name for name, command in get_command(cli.app).commands.items() if not command.hidden)  # type: ignore[attr-defined]
+
+
+def test_the_main_help_fits_one_screen(terminal: Terminal) -> None:
+    """Every verb with one whole sentence."""
+    screen = terminal("--help")
+
+    assert screen.code == 0 and len(screen.out.splitlines()) <= 30
+    assert "..." not in screen.out.split("Commands:")[1], "a sentence is cut"
+    assert all(f"\n  {verb} " in screen.out for verb in VERBS)
+    same("help", screen.out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_fits_the_width_and_says_what_its_options_do(terminal: Terminal, verb: str) -> None:
+    """`-h` works too."""
+    screen = terminal(verb, "-h")
+
+    assert screen.code == 0 and screen.out.startswith(f"Usage: llm-pipeline {verb}" if "llm-pipeline" in screen.out else "Usage: ")
+    assert max(len(line) for line in screen.out.splitlines()) <= WIDTH
+    options = screen.out.split("Options:")[1].splitlines()
+    assert not [line for line in options if line.strip().startswith("--") and len(line.split("  ")) < 3], "an option without a word"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "logs"])
+def test_every_verb_can_answer_in_json(verb: str) -> None:
+    """Except the one whose result is a log."""
+    command = get_command(cli.app).commands[verb]  # type: ignore[attr-defined]
+
+    assert "--json" in [word for option in command.params for word in option.opts]

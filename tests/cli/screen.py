@@ -68,7 +68,7 @@ class Terminal:
     def __call__(self, *words: str) -> Screen:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            cli.main(lambda **how: cli.app(list(words), **how))
+            cli.main(lambda **how: cli.app(list(words), prog_name="llm-pipeline", **how))
         printed = self._capsys.readouterr()
         code = end.value.code
         return Screen(code if isinstance(code, int) else 0 if code is None else 1, printed.out, said(printed.err))

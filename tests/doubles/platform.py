@@ -23,7 +23,17 @@ from infra import engine as arguments_of
 from infra.errors import CapacityError, PipelineError, Problem
 from infra.local.records import LocalRecords
 from infra.platform import (
-    Capacity, ClusterState, EndpointState, ImageState, Leftover, Platform, Release, Route, ServiceState, Traffic, WeightsState,
+    Capacity,
+    ClusterState,
+    EndpointState,
+    ImageState,
+    Leftover,
+    Platform,
+    Release,
+    Route,
+    ServiceState,
+    Traffic,
+    WeightsState,
 )  # fmt: skip
 from infra.specs import ClusterSpec, ModelSpec
 from infra.waiting import Progress

@@ -15,8 +15,11 @@ Action = Literal["in step", "wait", "heal", "redeploy", "give up"]
 HEALS_PER_HOUR = 3
 """More often than this something is wrong that another restart won't mend."""
 
+ATTEMPTS = 3
+"""Tries of one release that may fail for reasons that pass; after the last it is marked failed."""
+
 BACK_OFF = (60.0, 300.0, 900.0)
-"""Seconds to wait after the first, second, third transient failure of one release; after the last it is marked failed."""
+"""Seconds to wait after the first, the second, and every later transient failure of one release."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,10 @@ def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
 
 def _bring_up(facts: Facts) -> Verdict:
     """The desired release is not live: try, or wait out the pause after a transient failure."""
-    if len(facts.failures) >= len(BACK_OFF):
+    if len(facts.failures) >= ATTEMPTS:
         return Verdict("give up", f"{facts.desired} failed {len(facts.failures)} times for reasons that might have passed", facts.desired)
     if facts.failures:
-        until = facts.failures[-1] + BACK_OFF[len(facts.failures) - 1]
+        until = facts.failures[-1] + BACK_OFF[min(len(facts.failures), len(BACK_OFF)) - 1]
         if facts.now < until:
             return Verdict("wait", f"{facts.desired} failed {len(facts.failures)} times; next try in {until - facts.now:,.0f} s", facts.desired, until)
     return Verdict("redeploy", f"{facts.live or 'nothing'} -> {facts.desired}", facts.desired)

@@ -176,11 +176,16 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
     release: Annotated[str | None, typer.Option(metavar="R", help="None: the live one, else the last one tried.")] = None,
     part: Annotated[str, typer.Option(metavar="engine|ray|route", help="Whose log.")] = "engine",
+    as_json: Json = False,
 ) -> None:
     """Show what the engine, Ray or the router wrote."""
     if part not in ("engine", "ray", "route"):
         raise ConfigError(f"there is no part {part}", why="parts are engine, ray, route", next=f"llm-pipeline logs {model} --part engine")
     platform = actions.platform_with(model)
+    if as_json:
+        lines = "".join(chat.log_lines(platform, model, release, part, follow=False)).splitlines()
+        console.document({"model": model, "release": chat.release_name(platform, model, release).rsplit("-", 1)[-1], "part": part, "lines": lines})
+        return
     for text in chat.log_lines(platform, model, release, part, follow=follow):
         sys.stdout.write(text)
         sys.stdout.flush()

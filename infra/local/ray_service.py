@@ -101,6 +101,9 @@ class LocalService:
 
     def log(self, name: str, part: str) -> Iterator[Path]:
         folders = self._folders(name)
+        if part == "route":
+            yield from self.home.glob("router/router.log")
+            return
         live = list(startup.logs(folders, part))
         kept = self._kept(name)
         yield from live or (sorted(kept.glob(f"{part}*.log")) if kept.is_dir() else ())

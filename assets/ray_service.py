@@ -54,11 +54,11 @@ def claim(work: Work) -> None:
 
     def taken() -> bool | None:
         other = work.decisions.take_claim(work.run.id, work.release.id, CLAIM_SECONDS)
-        if other is None or ended(work, other.run):
-            if other:
-                work.decisions.drop_claim(other.run)
-                return None
+        if other is None:
             return True
+        if ended(work, other.run):
+            work.decisions.drop_claim(other.run)
+            return taken()
         work.progress.phase("waiting for another rollout", f"run {other.run[:8]} brings up {other.release}")
         return None
 

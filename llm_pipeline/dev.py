@@ -67,6 +67,8 @@ def _spawn(settings: Settings, mark: str, record: Path) -> None:
     argv = [str(program), "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(settings.dagster_port), "--use-legacy-code-server-behavior"]
     env = {**os.environ, "DAGSTER_HOME": str(settings.instance_dir), "PYTHONWARNINGS": "ignore"}
     private(settings.instance_dir)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script: its children would ignore `stop`, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     spawn(argv[:-1], mark=mark, record=record, log=log_file(settings), env=env, cwd=ROOT)
 
 

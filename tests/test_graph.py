@@ -55,7 +55,7 @@ def picture() -> str:
     found = graph()
     lines = [line for key in sorted(found.get_all_asset_keys()) for line in asset_lines(found, key)]
     checks = (f"{key.asset_key.to_user_string()}:{key.name}{' blocking' if found.get(key).blocking else ''}" for key in found.asset_check_keys)
-    jobs = (f"{job.name} {dict(job.tags)}" for job in shipped().jobs or ())
+    jobs = (f"{job.name} {dict(job.tags or {})}" for job in shipped().jobs or ())
     sensors = (f"{sensor.name} every {sensor.minimum_interval_seconds} s, {sensor.default_status.value}" for sensor in shipped().sensors or ())
     for title, rows in (("checks", checks), ("jobs", jobs), ("sensors", sensors)):
         lines += ["", title, *(f"    {row}" for row in sorted(rows))]
@@ -151,6 +151,7 @@ def test_dagster_validates_the_definitions_without_any_setting(clone: Path) -> N
     assert "Validation successful" in done.stdout + done.stderr
 
 
+@pytest.mark.real
 def test_dg_checks_the_definitions_without_any_setting(clone: Path) -> None:
     """`dg` finds the components by its own way."""
     done = bare(clone, "dg", "check", "defs")

@@ -18,10 +18,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import TimeoutExpired
+from threading import Thread
 
 from filelock import FileLock
 from filelock import Timeout as Busy
@@ -179,8 +179,9 @@ class LocalImage:
         end(self._mark(name), progress, grace=0)
         told_to_stop = isinstance(error, Withdrawn | Timeout) or not isinstance(error, PipelineError)
         remover = remove_aside(beside, self._mark(name))
-        with suppress(TimeoutExpired):
-            remover.wait(1.5 if told_to_stop else progress.left)
+        collect = Thread(target=remover.wait, daemon=True)
+        collect.start()
+        collect.join(1.5 if told_to_stop else progress.left)
 
     def _sweep_others(self, name: str, progress: Progress) -> None:
         """The same for every other image whose lock is free: gigabytes that nobody else would come back for."""

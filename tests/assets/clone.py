@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,14 @@ from dagster._core.execution.api import execute_run
 
 import infra.local
 from assets import pins, teardown
+from assets.ray_service import route_of
 from infra import settings
-from infra.decisions import Decisions, ReleaseRecord
+from infra.acceptance import LADDER
+from infra.decisions import Admitted, Decisions, Live, ReleaseRecord, RunPlan
 from infra.errors import Problem
+from infra.platform import Release, digest_of
+from infra.situation import desired
+from infra.waiting import Progress
 from llm_pipeline import automation, components
 from llm_pipeline.actions import CHAIN
 from llm_pipeline.automation import ROLLOUT
@@ -170,17 +177,51 @@ class Clone:
         """The release that was seen last."""
         return max(self.decisions(model).releases().values(), key=lambda record: record.first_seen)
 
+    # ------------------------------------------------ a short way to the beginning of a test
+
+    def serve(self, model: str = "demo") -> str:
+        """What `up` leaves on platform and in records, without a run. A test holds it against a real one. The release's id."""
+        found, platform, decisions = components.declared().models[model], self.world.platform, self.decisions(model)
+        components.cluster_stage("local").platform.cluster.apply(components.declared().clusters["local"].spec, Progress())
+        if self.world.records.get("local", "identity") is None:
+            self.world.records.put("local", "identity", {"identity": dict(self.world.identity or {}), "at": time.time(), "platform": "local"}, None)
+        seen = platform.model_weights.look(found.spec, found.base, Progress())
+        decisions.want(True, "ann")
+        admitted = Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by="ann", at=time.time(), why="the newest at the source")
+        decisions.write("admitted", admitted)
+        release = desired(decisions, platform, found.spec, found.base, Progress())
+        old = decisions.live
+        self._accept(decisions, release)
+        if old and old.release != release.id:
+            platform.ray_service.remove(f"{model}-{old.release}", Progress())
+        return release.id
+
+    def _accept(self, decisions: Decisions, release: Release) -> None:
+        run, platform = str(uuid.uuid4()), self.world.platform
+        platform.model_weights.apply(release, Progress())
+        platform.image.apply(release, Progress())
+        decisions.remember(release)
+        decisions.write(f"attempt/{run}", RunPlan(release=release.id, by="ann", why="up", at=time.time()))
+        decisions.begin(release.id, run, "ann", "up")
+        state = platform.ray_service.apply(release, Progress())
+        decisions.note(release.id, run, phases=dict(state.phases), checks=dict.fromkeys(LADDER, True))
+        rules = digest_of(release.spec.acceptance.model_dump(mode="json"))
+        decisions.finish(release.id, run, "accepted", accepted_spec=rules)
+        platform.endpoint.apply(route_of(release, state), Progress())
+        decisions.write("live", Live(release=release.id, since=time.time(), by="ann"))
+
     # ------------------------------------------------ runs
 
-    def queue(self, keys: Sequence[tuple[str, str]], job: str = "", config: Mapping[str, Any] | None = None, **tags: str) -> dg.DagsterRun:
+    def queue(self, keys: Sequence[tuple[str, str]], job: str = "", config: Any = None, **tags: str) -> dg.DagsterRun:
         """A run that waits. Tags by their last word: by, why, lifecycle, to, revision, …"""
         given = {f"llm/{name}": value for name, value in tags.items()}
+        given_config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})}
         definition = self.defs.resolve_job_def(job) if job else self.defs.resolve_implicit_global_asset_job_def()
         selected = frozenset(dg.AssetKey(list(key)) for key in keys)
         if selected:
             definition = definition.get_subset(asset_selection=selected)
         return self.instance.create_run_for_job(
-            definition, run_config=dict(config or {}), tags={**definition.tags, **given}, asset_selection=selected or None,
+            definition, run_config=given_config, tags={**definition.tags, **given}, asset_selection=selected or None,
         )  # fmt: skip
 
     def execute(self, run: dg.DagsterRun) -> Ran:

@@ -91,8 +91,7 @@ def test_the_next_try_is_another_attempt_and_success_ends_the_count(clone: Clone
 
 def test_a_failed_rollout_leaves_what_serves_untouched(clone: Clone, world: World) -> None:
     """Whatever the new release does, the old one answers."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     world.source["demo"] = "v2"
     world.start_errors.append(ConfigError("wrong argument"))
 
@@ -128,8 +127,7 @@ def test_a_try_whose_process_was_killed_is_closed_by_the_next_one(clone: Clone, 
 
 def test_a_cancelled_run_ends_its_attempt_as_cancelled(clone: Clone, world: World) -> None:
     """A person ended it (here as Dagster does: with SIGINT): the loop leaves that release alone, and what serves is not touched."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     world.source["demo"] = "v2"
     world.on_start = interrupt_once(clone)
 

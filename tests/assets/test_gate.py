@@ -48,7 +48,7 @@ def test_every_rung_has_a_candidate_that_fails_there() -> None:
 @pytest.mark.parametrize("rung", ONLY)
 def test_a_candidate_is_refused_at_exactly_the_rung_that_it_fails(clone: Clone, world: World, rung: str) -> None:
     """It is removed and its release marked; the live one and the endpoint's table are as they were."""
-    clone.up()
+    clone.serve()
     before, flipped = clone.live(), world.done("flipped")
     world.source["demo"], world.behave["v2"] = "v2", ONLY[rung]
     clone.declare(acceptance={**DEMO["acceptance"], **RULES.get(rung, {})})
@@ -106,8 +106,7 @@ def test_retry_tries_a_refused_release_again(clone: Clone, world: World) -> None
 
 def test_a_live_release_that_fails_changed_rules_serves_on(clone: Clone, world: World) -> None:
     """The rules were edited, not the release: it is told, and nothing is removed."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     clone.declare(acceptance={"golden": [{"prompt": "ping", "answer": "something else"}]})
 
     ran = clone.up()
@@ -119,8 +118,7 @@ def test_a_live_release_that_fails_changed_rules_serves_on(clone: Clone, world: 
 
 def test_the_endpoint_refuses_what_was_not_accepted_in_this_run(clone: Clone, world: World) -> None:
     """Whoever leaves the gate out of the run gets no traffic moved; the release is not marked for it."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     world.source["demo"] = "v2"
     stages = [stage for stage in ("deployment", *ROLLOUT) if stage != "smoke_test"]
 
@@ -135,10 +133,9 @@ def test_the_endpoint_refuses_what_was_not_accepted_in_this_run(clone: Clone, wo
 
 def test_an_earlier_acceptance_does_not_count_on_a_rollback(clone: Clone, world: World) -> None:
     """The release was accepted once; what comes up now has to pass again."""
-    clone.up()
-    first = clone.live() or ""
+    first = clone.serve()
     world.source["demo"] = "v2"
-    clone.up()
+    clone.serve()
     second = clone.live()
     world.behave["v1"] = Behaviour(answers={"ping": "pang"})
 
@@ -151,10 +148,9 @@ def test_an_earlier_acceptance_does_not_count_on_a_rollback(clone: Clone, world:
 
 def test_an_earlier_acceptance_does_not_open_the_endpoint(clone: Clone, world: World) -> None:
     """A rollback whose run leaves the gate out is refused at the endpoint, although its release is known to be good."""
-    clone.up()
-    first = clone.live() or ""
+    first = clone.serve()
     world.source["demo"] = "v2"
-    clone.up()
+    clone.serve()
     second = clone.live()
     keys = [("demo", stage) for stage in ("deployment", *ROLLOUT) if stage != "smoke_test"]
 
@@ -165,8 +161,7 @@ def test_an_earlier_acceptance_does_not_open_the_endpoint(clone: Clone, world: W
 
 def test_a_heal_climbs_only_the_health_rung(clone: Clone, world: World) -> None:
     """What was accepted and died is back in seconds: nobody asks its golden questions again."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     world.kill(f"demo-{live}")
 
     ran = clone.loop("heal", live)
@@ -183,7 +178,7 @@ def test_a_candidate_that_died_before_the_gate_is_a_transient_failure(clone: Clo
 
     def die(name: str) -> None:
         seen.append(name)
-        if name in world.running and "ray_service" in str(clone.instance.get_latest_materialization_event(_key("ray_service"))):
+        if name in world.running and "ray_service" in str(clone.instance.get_latest_materialization_event(dg.AssetKey(["demo", "ray_service"]))):
             world.dead.setdefault(name, "killed")
 
     world.on_observe = die
@@ -210,7 +205,3 @@ def test_a_check_elsewhere_that_is_required_decides(clone: Clone, passed: bool) 
 
     assert ran.success is passed and ran.checks["required_checks_passed"] is passed
     assert passed or ran.problem.why == "evals/demo:accuracy: failed"
-
-
-def _key(stage: str) -> Any:
-    return dg.AssetKey(["demo", stage])

@@ -11,7 +11,7 @@ CHAIN = [("demo", stage) for stage in ROLLOUT]
 
 def test_a_run_that_waited_while_the_model_was_taken_down_does_nothing_and_is_green(clone: Clone, world: World) -> None:
     """The queue may hold a run that was launched when the model was still wanted."""
-    clone.up()
+    clone.serve()
     waiting = clone.queue(CHAIN, by="reconcile")
     clone.down(by="bob")
 
@@ -38,7 +38,7 @@ def test_a_run_of_a_model_that_nobody_wants_fails_with_what_to_do(clone: Clone, 
 
 def test_a_run_younger_than_the_teardown_is_told_that_nobody_wants_the_model(clone: Clone) -> None:
     """Only runs from before the `down` are excused."""
-    clone.up()
+    clone.serve()
     clone.down()
 
     ran = clone.execute(clone.queue(CHAIN))
@@ -48,7 +48,7 @@ def test_a_run_younger_than_the_teardown_is_told_that_nobody_wants_the_model(clo
 
 def test_an_up_that_waited_while_the_model_was_taken_down_wants_nothing(clone: Clone, world: World) -> None:
     """The later word counts, and the later word was `down`."""
-    clone.up()
+    clone.serve()
     waiting = clone.queue_up()
     clone.down(by="bob")
 
@@ -72,7 +72,7 @@ def test_a_first_up_that_waited_during_a_down_wants_nothing_either(clone: Clone,
 
 def test_an_up_after_the_down_brings_the_model_up_again(clone: Clone) -> None:
     """A person asked."""
-    clone.up()
+    clone.serve()
     clone.down()
 
     ran = clone.up()
@@ -115,7 +115,7 @@ def test_materialising_a_model_without_its_cluster_names_the_cluster(clone: Clon
 
 def test_another_place_than_the_recorded_one_is_refused_with_both_identities(clone: Clone, world: World) -> None:
     """No delete and no start ever happens at a place that only looks like ours; the release is not to blame."""
-    clone.up()
+    clone.serve()
     world.identity = {"machine": "m2"}
 
     ran = clone.execute(clone.queue(CHAIN))
@@ -130,7 +130,7 @@ def test_another_place_than_the_recorded_one_is_refused_with_both_identities(clo
 
 def test_only_a_click_on_the_cluster_alone_records_another_place(clone: Clone, world: World) -> None:
     """`up` brings the cluster's stage along, and compares; a move is never believed in passing."""
-    clone.up()
+    clone.serve()
     world.identity = {"machine": "m2"}
 
     brought_along = clone.up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from infra.acceptance import LADDER
+from infra.errors import Transient
 from tests.assets.clone import Clone
 from tests.doubles.platform import World
 
@@ -128,8 +129,6 @@ def test_the_benchmark_measures_the_endpoint(clone: Clone) -> None:
 
 def test_a_source_that_is_not_reached_keeps_the_admitted_revision(clone: Clone, world: World) -> None:
     """`up` of a model that was up before works without the source, and says so."""
-    from infra.errors import Transient
-
     clone.up()
     world.source_error = Transient("the Hub is not reached")
 
@@ -147,3 +146,29 @@ def test_damaged_weights_are_fetched_again(clone: Clone, world: World) -> None:
 
     assert ran.success and ran.changed["model_weights"] is True
     assert len(world.done("fetched")) == 2
+
+
+def test_the_short_way_of_other_tests_leaves_what_up_leaves(clone: Clone, world: World) -> None:
+    """`clone.serve()` spares them a run; it must not tell them another truth."""
+    clone.up(by="ann", why="up")
+    by_run = state_of(clone)
+    clone.down(purge=True)
+    world.calls.clear()
+
+    clone.serve()
+
+    assert state_of(clone) == by_run
+    assert clone.up().changed == dict.fromkeys(STAGES, False)
+
+
+def state_of(clone: Clone) -> dict[str, object]:
+    """Records without times and runs, and what stands on the platform."""
+    found = clone.world.records.list("demo")
+    records = {name.split("/")[0]: _timeless(dict(record.value)) for name, record in found.items()}
+    return {"records": records, "running": list(clone.world.running), "routes": list(clone.world.routes), "stored": clone.world.stored, "images": clone.world.images}
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(inner) for key, inner in value.items() if key not in ("at", "since", "started", "ended", "first_seen", "run")}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value

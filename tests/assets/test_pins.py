@@ -6,16 +6,15 @@ import pytest
 
 from infra.errors import ConfigError, Transient
 from tests.assets.clone import Clone
-from tests.doubles.platform import World
+from tests.doubles.platform import Behaviour, World
 
 
 @pytest.fixture
 def two(clone: Clone, world: World) -> tuple[str, str]:
     """v1 was live, v2 is: their releases."""
-    clone.up()
-    first = clone.live() or ""
+    first = clone.serve()
     world.source["demo"] = "v2"
-    clone.up()
+    clone.serve()
     return first, clone.live() or ""
 
 
@@ -78,8 +77,6 @@ def test_an_earlier_revision_at_the_source_is_not_newer(clone: Clone, world: Wor
 
 def test_a_refused_revision_of_before_the_rollback_is_not_newer(clone: Clone, world: World, two: tuple[str, str]) -> None:
     """It was seen already when the pin was written: going back is no reason to try it again."""
-    from tests.doubles.platform import Behaviour
-
     first, _ = two
     world.source["demo"], world.behave["v3"] = "v3", Behaviour(wrong="unwell")
     clone.up()
@@ -144,7 +141,7 @@ def test_a_pin_of_a_revision_holds_the_weights_only(clone: Clone, world: World, 
 
 def test_a_pin_without_a_live_release_is_refused(clone: Clone) -> None:
     """There is nothing to stay on."""
-    clone.up()
+    clone.serve()
     clone.down()
 
     ran = clone.pin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import dagster as dg
 import pytest
@@ -42,7 +43,7 @@ def test_nothing_is_done_for_a_model_that_nobody_wants(clone: Clone) -> None:
 
 def test_nothing_is_done_when_all_is_as_wanted(clone: Clone) -> None:
     """And nothing is written about it."""
-    clone.up()
+    clone.serve()
 
     assert waits(clone) == "demo: in step: in step"
     assert verdicts(clone) == []
@@ -50,8 +51,7 @@ def test_nothing_is_done_when_all_is_as_wanted(clone: Clone) -> None:
 
 def test_what_died_is_healed(clone: Clone, world: World) -> None:
     """The same release, with its reason, never with `deployment`: only a person makes a model wanted."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     world.kill(f"demo-{live}", "out of memory")
 
     request = asked(clone)
@@ -68,7 +68,7 @@ def test_what_died_is_healed(clone: Clone, world: World) -> None:
 
 def test_a_router_that_died_is_healed(clone: Clone, world: World) -> None:
     """The service lives, and nobody reaches it."""
-    clone.up()
+    clone.serve()
     world.stop_front()
 
     request = asked(clone)
@@ -80,7 +80,7 @@ def test_a_router_that_died_is_healed(clone: Clone, world: World) -> None:
 
 def test_an_edited_declaration_is_rolled_out(clone: Clone, world: World) -> None:
     """It makes no difference whether the edit came a second or a week ago: what is declared is not what serves."""
-    clone.up()
+    clone.serve()
     before = clone.live()
     clone.declare(engine={"max_model_len": 256})
 
@@ -94,7 +94,7 @@ def test_an_edited_declaration_is_rolled_out(clone: Clone, world: World) -> None
 
 def test_the_run_of_the_loop_works_on_what_the_verdict_named(clone: Clone) -> None:
     """An edit between the verdict and the run belongs to the next one."""
-    clone.up()
+    clone.serve()
     clone.declare(engine={"max_model_len": 256})
     request = asked(clone)
     clone.declare(engine={"max_model_len": 128})
@@ -107,7 +107,7 @@ def test_the_run_of_the_loop_works_on_what_the_verdict_named(clone: Clone) -> No
 
 def test_every_act_has_a_run_key_of_its_own(clone: Clone, world: World) -> None:
     """Dagster blocks a used key for ever, whatever became of its run."""
-    clone.up()
+    clone.serve()
     world.kill(f"demo-{clone.live()}")
 
     keys = [asked(clone).run_key, asked(clone).run_key]
@@ -117,7 +117,7 @@ def test_every_act_has_a_run_key_of_its_own(clone: Clone, world: World) -> None:
 
 def test_a_model_with_a_run_under_way_is_left_alone(clone: Clone, world: World) -> None:
     """Whoever launched it, and also while it waits in the queue."""
-    clone.up()
+    clone.serve()
     world.kill(f"demo-{clone.live()}")
     run = clone.queue_up()
 
@@ -127,7 +127,7 @@ def test_a_model_with_a_run_under_way_is_left_alone(clone: Clone, world: World) 
 @pytest.mark.parametrize("tags", [{}, {"down": "demo"}])
 def test_runs_without_our_tag_count_by_what_they_touch(clone: Clone, world: World, tags: dict[str, str]) -> None:
     """A click in the UI has no tags; a teardown has only its own."""
-    clone.up()
+    clone.serve()
     world.kill(f"demo-{clone.live()}")
     keys = [] if tags else [("demo", "endpoint")]
     config = {"ops": {"tear_down": {"config": {"name": "demo"}}}} if tags else {}
@@ -138,8 +138,7 @@ def test_runs_without_our_tag_count_by_what_they_touch(clone: Clone, world: Worl
 
 def test_a_platform_that_can_not_tell_is_waited_for(clone: Clone, world: World) -> None:
     """No answer is no proof of death: never a reason to heal."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     world.silent = Transient("the engine does not answer in time")
 
     assert waits(clone) == f"demo: wait: cannot tell whether {live} serves: the engine does not answer in time"
@@ -148,8 +147,7 @@ def test_a_platform_that_can_not_tell_is_waited_for(clone: Clone, world: World) 
 
 def test_after_three_heals_in_an_hour_it_gives_up_and_says_so(clone: Clone, world: World) -> None:
     """A fourth restart mends nothing; the release is marked, and from then on nothing is tried."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     for _ in range(3):
         world.kill(f"demo-{live}")
         assert clone.obey(asked(clone)).success
@@ -164,8 +162,7 @@ def test_after_three_heals_in_an_hour_it_gives_up_and_says_so(clone: Clone, worl
 
 def test_retry_lets_the_loop_heal_again(clone: Clone, world: World) -> None:
     """A person looked at it."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     old = (time.time() - 10,) * 3
     clone.decisions().change(ReleaseRecord, f"release/{live}", lambda record: with_(record, heals=old, mark=Mark(kind="failed", why="x", at=1)))
 
@@ -177,8 +174,7 @@ def test_retry_lets_the_loop_heal_again(clone: Clone, world: World) -> None:
 
 def test_heals_of_yesterday_do_not_count(clone: Clone, world: World) -> None:
     """Three within an hour, not three ever."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     old = tuple(time.time() - 3700 - n for n in range(3))
     clone.decisions().change(ReleaseRecord, f"release/{live}", lambda record: with_(record, heals=old))
     world.kill(f"demo-{live}")
@@ -203,8 +199,7 @@ def test_a_first_up_that_failed_for_now_is_finished_by_the_loop(clone: Clone, wo
 
 def test_after_three_failures_it_gives_up(clone: Clone, world: World) -> None:
     """The pauses grow; then a person is needed, and the mark says why."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     clone.declare(engine={"max_model_len": 256})
     for _ in range(3):
         world.start_errors.append(Transient("no network"))
@@ -220,9 +215,9 @@ def test_after_three_failures_it_gives_up(clone: Clone, world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["refused", "cancelled", "failed"])
-def test_a_marked_release_is_never_tried_again(clone: Clone, world: World, kind: str) -> None:
+def test_a_marked_release_is_never_tried_again(clone: Clone, world: World, kind: Literal["refused", "cancelled", "failed"]) -> None:
     """Until spec, weights or image change, or somebody says retry."""
-    clone.up()
+    clone.serve()
     clone.declare(engine={"max_model_len": 256})
     release = asked(clone).tags["llm/release"]
     clone.decisions().change(ReleaseRecord, f"release/{release}", lambda record: with_(record, mark=Mark(kind=kind, why="because", at=1.0)))
@@ -234,8 +229,7 @@ def test_a_marked_release_is_never_tried_again(clone: Clone, world: World, kind:
 
 def test_after_a_refusal_without_room_the_old_release_is_brought_back(clone: Clone, world: World) -> None:
     """`recreate` removed it for a candidate that did not pass: the loop ends the outage."""
-    clone.up()
-    live = clone.live() or ""
+    live = clone.serve()
     world.source["demo"], world.fits = "v2", False
     world.behave["v2"] = Behaviour(answers={"ping": "pang"})
     clone.up()
@@ -250,7 +244,7 @@ def test_one_model_that_can_not_be_looked_at_does_not_stop_the_others(clone: Clo
     """Its reason is in the tick; its neighbour is healed."""
     clone.declare("other", served_name="other")
     clone.up()
-    clone.up("other")
+    clone.serve("other")
     path = world.records.root / "demo" / "live.json"
     path.write_text("{")
     world.kill(f"other-{clone.live('other')}")
@@ -260,7 +254,7 @@ def test_one_model_that_can_not_be_looked_at_does_not_stop_the_others(clone: Clo
 
 def test_a_model_whose_yaml_is_gone_is_not_touched(clone: Clone, world: World) -> None:
     """It serves on; only a person takes it down."""
-    clone.up()
+    clone.serve()
     clone.forget("demo")
     world.kill(next(iter(world.running)))
 
@@ -269,7 +263,7 @@ def test_a_model_whose_yaml_is_gone_is_not_touched(clone: Clone, world: World) -
 
 def test_the_source_is_never_asked_by_the_loop(clone: Clone, world: World) -> None:
     """It acts on what was admitted: a Hub that is down stops no heal."""
-    clone.up()
+    clone.serve()
     world.source_error = ConfigError("the repository is gone")
     world.kill(f"demo-{clone.live()}")
 

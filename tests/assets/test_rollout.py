@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from infra.errors import CapacityError
-from infra.platform import Release
+from infra.platform import Leftover, Release
 from infra.waiting import Progress
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone, Ran
-from tests.doubles.platform import World
+from tests.doubles.platform import World, manifest_of
 
 
 def second(clone: Clone, world: World) -> tuple[str, str, Ran]:
     """v1 serves, v2 appears, `up`: the two names and the run."""
-    clone.up()
+    clone.serve()
     old = clone.live()
     world.calls.clear()
     world.source["demo"] = "v2"
@@ -100,10 +100,10 @@ def test_without_room_wait_ends_at_the_deadline(clone: Clone, world: World) -> N
 def test_a_stray_candidate_of_this_model_is_cleared_away_and_others_are_not(clone: Clone, world: World) -> None:
     """A run that was killed left a candidate; its neighbour's releases look the same and are nobody's business."""
     clone.declare("other", served_name="other")
-    clone.up("other")
-    clone.up()
+    clone.serve("other")
+    clone.serve()
     live = clone.record(clone.live() or "").release
-    stray = Release(live.spec, "v0", _manifest("v0"), live.image, live.source)
+    stray = Release(live.spec, "v0", manifest_of("v0"), live.image, live.source)
     world.platform.ray_service.apply(stray, Progress(5))
 
     ran = clone.up()
@@ -114,7 +114,7 @@ def test_a_stray_candidate_of_this_model_is_cleared_away_and_others_are_not(clon
 
 def test_requests_that_run_are_answered_before_the_old_release_goes(clone: Clone, world: World) -> None:
     """Two readings of zero in a row, then it is removed."""
-    clone.up()
+    clone.serve()
     old = f"demo-{clone.live()}"
     world.readings[old] = [1, 0, 0]
     world.source["demo"] = "v2"
@@ -140,9 +140,9 @@ def test_a_drain_ends_after_its_seconds(clone: Clone, world: World) -> None:
 
 def test_an_old_release_that_does_not_go_away_is_told(clone: Clone, world: World) -> None:
     """The new one serves and stays accepted; the run is red because something is left."""
-    clone.up()
+    clone.serve()
     old = f"demo-{clone.live()}"
-    world.sticky.append(_leftover(old))
+    world.sticky.append(Leftover("ray_service", old, "local", "demo", old, "it carries our mark"))
     world.source["demo"] = "v2"
 
     ran = clone.up()
@@ -154,8 +154,7 @@ def test_an_old_release_that_does_not_go_away_is_told(clone: Clone, world: World
 
 def test_an_endpoint_that_answers_with_another_mark_is_not_believed(clone: Clone, world: World) -> None:
     """Until answers through the public address carry the new mark, the switch is not done, and the old release stays."""
-    clone.up()
-    live = clone.live()
+    live = clone.serve()
     world.source["demo"], world.other_mark = "v2", "demo-somebody"
 
     ran = clone.up(timeout="1")
@@ -166,7 +165,7 @@ def test_an_endpoint_that_answers_with_another_mark_is_not_believed(clone: Clone
 
 def test_a_second_run_waits_for_the_first_ones_rollout_and_names_it(clone: Clone, world: World) -> None:
     """A candidate under test must not be taken for something to clear away."""
-    clone.up()
+    clone.serve()
     world.source["demo"] = "v2"
     runs: dict[str, Any] = {}
 
@@ -210,11 +209,21 @@ def test_a_claim_of_an_unknown_run_expires(clone: Clone, world: World) -> None:
 
 def test_a_step_waits_for_the_lock_of_its_part_and_says_who_holds_it(clone: Clone, world: World) -> None:
     """A killed worker's orphan may still be at work."""
-    clone.up()
+    clone.serve()
     with world.records.lock("demo.image", "run 12345678", Progress(5)):
         ran = clone.up(timeout="0.3")
 
     assert ran.failed == ["image"] and "demo.image is held by run 12345678" in (ran.problem.why or "")
+
+
+def test_capacity_that_never_suffices_fails_before_anything_starts(clone: Clone, world: World) -> None:
+    """In seconds, with the numbers."""
+    world.room_error = CapacityError("demo does not fit on this machine", why="needs 4.0 GiB of memory, 1.0 GiB are free")
+
+    ran = clone.up()
+
+    assert ran.failed == ["gpu_nodepool"] and ran.problem.why == "needs 4.0 GiB of memory, 1.0 GiB are free"
+    assert world.done("started") == []
 
 
 def _begin_second(clone: Clone, world: World, runs: dict[str, Any], first: str) -> None:
@@ -233,25 +242,3 @@ def _begin_second(clone: Clone, world: World, runs: dict[str, Any], first: str) 
             return
         time.sleep(0.05)
     pytest.fail("the second run never waited")
-
-
-def _manifest(word: str) -> Any:
-    from tests.doubles.platform import manifest_of
-
-    return manifest_of(word)
-
-
-def _leftover(name: str) -> Any:
-    from infra.platform import Leftover
-
-    return Leftover("ray_service", name, "local", "demo", name, "it carries our mark")
-
-
-def test_capacity_that_never_suffices_fails_before_anything_starts(clone: Clone, world: World) -> None:
-    """In seconds, with the numbers."""
-    world.room_error = CapacityError("demo does not fit on this machine", why="needs 4.0 GiB of memory, 1.0 GiB are free")
-
-    ran = clone.up()
-
-    assert ran.failed == ["gpu_nodepool"] and ran.problem.why == "needs 4.0 GiB of memory, 1.0 GiB are free"
-    assert world.done("started") == []

@@ -39,7 +39,7 @@ def test_the_model_is_withdrawn_before_anything_is_touched(clone: Clone, world: 
 
 def test_it_goes_from_leaf_to_root(clone: Clone, world: World) -> None:
     """No request is sent to what is going; then the service, its route, its room."""
-    clone.up()
+    clone.serve()
     live = f"demo-{clone.live()}"
     world.calls.clear()
 
@@ -51,7 +51,7 @@ def test_it_goes_from_leaf_to_root(clone: Clone, world: World) -> None:
 
 def test_data_is_kept_and_listed_with_its_size(clone: Clone, world: World) -> None:
     """Weights and image cost minutes to bring back; records are the history."""
-    clone.up()
+    clone.serve()
     release = clone.live() or ""
 
     found = report(clone.down())
@@ -77,7 +77,7 @@ def test_only_what_ceases_to_exist_is_wiped_from_the_graph(clone: Clone) -> None
 
 def test_a_purge_removes_data_and_records_too(clone: Clone, world: World) -> None:
     """On demand only."""
-    clone.up()
+    clone.serve()
 
     found = report(clone.down(purge=True))
 
@@ -90,7 +90,7 @@ def test_a_purge_leaves_what_another_model_uses(clone: Clone, world: World) -> N
     """Two models of the same files and image share both."""
     clone.declare("other", served_name="other")
     clone.up()
-    clone.up("other")
+    clone.serve("other")
 
     found = report(clone.down(purge=True))
 
@@ -102,7 +102,7 @@ def test_a_purge_leaves_what_another_model_uses(clone: Clone, world: World) -> N
 
 def test_twice_is_once(clone: Clone, world: World) -> None:
     """The second finds nothing to remove, and is green."""
-    clone.up()
+    clone.serve()
     clone.down()
     world.calls.clear()
 
@@ -136,7 +136,7 @@ def test_half_killed_it_goes_on_where_it_stopped(clone: Clone, world: World, whe
 
 def test_it_works_without_the_yaml(clone: Clone, world: World) -> None:
     """Somebody removed the folder of a model that serves: records and platform are enough."""
-    clone.up()
+    clone.serve()
     clone.forget("demo")
 
     ran = clone.down()
@@ -153,7 +153,7 @@ def test_a_name_that_nobody_knows_is_told(clone: Clone) -> None:
 
 def test_what_runs_is_drained_first(clone: Clone, world: World) -> None:
     """Two readings of zero, or the declared seconds."""
-    clone.up()
+    clone.serve()
     live = f"demo-{clone.live()}"
     world.readings[live] = [0, 0]
 
@@ -164,7 +164,7 @@ def test_what_runs_is_drained_first(clone: Clone, world: World) -> None:
 
 def test_a_teardown_that_leaves_something_fails_and_lists_it(clone: Clone, world: World) -> None:
     """Never "down" on the word of a delete: what is still seen is the report."""
-    clone.up()
+    clone.serve()
     live = f"demo-{clone.live()}"
     world.sticky.append(Leftover("ray_service", live, "local", "demo", live, "it carries our mark"))
 
@@ -177,7 +177,7 @@ def test_a_teardown_that_leaves_something_fails_and_lists_it(clone: Clone, world
 
 def test_a_cluster_with_wanted_models_is_refused(clone: Clone, world: World) -> None:
     """Taking the floor away under a model that somebody wants needs to be said."""
-    clone.up()
+    clone.serve()
 
     ran = clone.down("local")
 
@@ -190,7 +190,7 @@ def test_a_cluster_takes_its_models_along_when_told(clone: Clone, world: World) 
     """Models first, then the place; a model that no YAML declares any more too."""
     clone.declare("other", served_name="other")
     clone.up()
-    clone.up("other")
+    clone.serve("other")
     clone.forget("other")
 
     ran = clone.down("local", include_models=True)
@@ -203,7 +203,7 @@ def test_a_cluster_takes_its_models_along_when_told(clone: Clone, world: World) 
 
 def test_a_cluster_without_wanted_models_goes_without_being_told(clone: Clone, world: World) -> None:
     """Nobody wants what is on it."""
-    clone.up()
+    clone.serve()
     clone.down()
 
     assert clone.down("local").success and world.identity is None
@@ -211,7 +211,7 @@ def test_a_cluster_without_wanted_models_goes_without_being_told(clone: Clone, w
 
 def test_after_a_teardown_up_brings_everything_back(clone: Clone, world: World) -> None:
     """The same release, from the weights that were kept."""
-    clone.up()
+    clone.serve()
     before = clone.live()
     clone.down()
 
@@ -225,7 +225,7 @@ def test_leftovers_are_what_nobody_wants_and_no_rollout_claims(clone: Clone, wor
     """The live release, a claimed candidate, the router of a wanted model and data are none."""
     clone.declare("other", served_name="other")
     clone.up()
-    clone.up("other")
+    clone.serve("other")
     assert leftovers(world.platform, "local") == ()
 
     clone.decisions("other").want(False, "bob")
@@ -236,7 +236,7 @@ def test_leftovers_are_what_nobody_wants_and_no_rollout_claims(clone: Clone, wor
 
 def test_a_candidate_without_a_claim_is_left_over(clone: Clone, world: World) -> None:
     """Its run died between the start and the verdict."""
-    clone.up()
+    clone.serve()
     world.source["demo"] = "v2"
     clone.execute(clone.queue([("demo", stage) for stage in ("deployment", "model_weights", "image", "gpu_nodepool", "ray_service")]))
     claimed = leftovers(world.platform, "local")
@@ -249,7 +249,7 @@ def test_a_candidate_without_a_claim_is_left_over(clone: Clone, world: World) ->
 
 def test_the_leftovers_are_observed_and_never_materialised(clone: Clone, world: World) -> None:
     """On the cluster's page, with a number that is plotted."""
-    clone.up()
+    clone.serve()
     clone.decisions().want(False, "bob")
 
     ran = clone.execute(clone.queue([("local", "leftovers")]))

@@ -23,7 +23,7 @@ STAGES = {"cluster", "deployment", "model_weights", "image", "gpu_nodepool", "ra
 
 def test_status(terminal: Terminal, clone: Clone, world: World) -> None:
     """Every model with every key, serving or broken; unknown is null."""
-    clone.up()
+    clone.serve()
     world.idle = 3
     clone.declare("bad", engine={"max_model_length": 5})
 
@@ -41,7 +41,7 @@ def test_status(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_status_of_an_undeclared_model(terminal: Terminal, clone: Clone) -> None:
     """Its YAML is gone and it serves on: said, with the command that ends it."""
-    clone.up()
+    clone.serve()
     clone.forget("demo")
 
     (row,) = terminal("status", "--json").document["models"]
@@ -52,7 +52,7 @@ def test_status_of_an_undeclared_model(terminal: Terminal, clone: Clone) -> None
 
 def test_status_of_a_pinned_model(terminal: Terminal, clone: Clone) -> None:
     """Who pinned it to what, until when, and why."""
-    clone.up()
+    clone.serve()
     clone.pin()
 
     (row,) = terminal("status", "--json").document["models"]
@@ -62,7 +62,7 @@ def test_status_of_a_pinned_model(terminal: Terminal, clone: Clone) -> None:
 
 def test_status_shows_a_candidate(terminal: Terminal, clone: Clone, world: World) -> None:
     """A model that serves while another release comes up is still serving, or says what it lacks."""
-    clone.up()
+    clone.serve()
     world.source["demo"] = "v2"
     clone.execute(clone.queue([("demo", stage) for stage in ("deployment", "model_weights", "image", "gpu_nodepool", "ray_service")]))
 
@@ -85,7 +85,7 @@ def test_up(terminal: Terminal, clone: Clone, dagster: list[Direct]) -> None:
 
 def test_up_of_what_is_up_launches_nothing(terminal: Terminal, clone: Clone, dagster: list[Direct]) -> None:
     """Everything was looked at, and is as wanted."""
-    clone.up()
+    clone.serve()
 
     found = terminal("up", "demo", "--json").document
 
@@ -104,7 +104,7 @@ def test_up_of_several_is_a_list(terminal: Terminal, clone: Clone) -> None:
 
 def test_up_that_is_refused(terminal: Terminal, clone: Clone, world: World) -> None:
     """The four parts, and which release was refused beside the one that serves."""
-    clone.up()
+    clone.serve()
     world.source["demo"], world.behave["v2"] = "v2", Behaviour(answers={"ping": "pang"})
 
     screen = terminal("up", "--json")
@@ -117,7 +117,7 @@ def test_up_that_is_refused(terminal: Terminal, clone: Clone, world: World) -> N
 
 def test_down(terminal: Terminal, clone: Clone) -> None:
     """Removed, kept, left, and the run that says so."""
-    clone.up()
+    clone.serve()
 
     found = terminal("down", "demo", "--json").document
 
@@ -129,7 +129,7 @@ def test_down(terminal: Terminal, clone: Clone) -> None:
 
 def test_history(terminal: Terminal, clone: Clone, world: World) -> None:
     """One row per attempt, newest first; accepted once, and its weights gone: retired."""
-    clone.up()
+    clone.serve()
     world.source["demo"] = "v2"
     clone.up()
     world.stored.clear()
@@ -145,7 +145,7 @@ def test_history(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_why(terminal: Terminal, clone: Clone, world: World) -> None:
     """Newest first, as many as asked for."""
-    clone.up()
+    clone.serve()
     for _ in range(2):
         world.kill(f"demo-{clone.live()}")
         (request,) = clone.tick().run_requests or ()
@@ -171,7 +171,7 @@ def test_leftovers(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_leftovers_show_what_nobody_declares_and_delete_spares_it(terminal: Terminal, clone: Clone, world: World) -> None:
     """A YAML may be away for a moment (another branch is checked out): only `down` takes down what serves and is wanted."""
-    clone.up()
+    clone.serve()
     clone.forget("demo")
 
     screen = terminal("leftovers", "--delete", "--json")
@@ -192,7 +192,7 @@ def test_doctor(terminal: Terminal) -> None:
 
 def test_pin(terminal: Terminal, clone: Clone) -> None:
     """What holds now."""
-    clone.up()
+    clone.serve()
 
     pinned, followed = terminal("pin", "demo", "--json").document, terminal("unpin", "demo", "--json").document
 
@@ -201,7 +201,7 @@ def test_pin(terminal: Terminal, clone: Clone) -> None:
 
 def test_chat(terminal: Terminal, clone: Clone) -> None:
     """The endpoint's own document, and which release answered."""
-    clone.up()
+    clone.serve()
 
     found = terminal("chat", "demo", "ping", "--json").document
 
@@ -213,7 +213,7 @@ def test_chat(terminal: Terminal, clone: Clone) -> None:
 )
 def test_standard_output_is_one_document_or_nothing(terminal: Terminal, clone: Clone, words: tuple[str, ...]) -> None:
     """Progress and errors go to standard error: a pipe into jq never breaks."""
-    clone.up()
+    clone.serve()
 
     out = terminal(*words, "--json").out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from infra.decisions import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal
@@ -81,8 +82,6 @@ def test_up_of_a_marked_release_is_three_and_retry_tries_it(terminal: Terminal, 
 
 def test_up_after_a_cancelled_one_is_no_question_of_rules(terminal: Terminal, clone: Clone) -> None:
     """The mark of a cancelled rollout is for the loop."""
-    from infra.decisions import Mark, ReleaseRecord
-
     clone.up()
     clone.down()
     mark = Mark(kind="cancelled", why="a person ended the run", at=1.0)
@@ -93,7 +92,7 @@ def test_up_after_a_cancelled_one_is_no_question_of_rules(terminal: Terminal, cl
 
 def test_a_named_revision_under_a_pin_is_three_and_names_unpin(terminal: Terminal, clone: Clone) -> None:
     """Nothing is launched."""
-    clone.up()
+    clone.serve()
     clone.pin()
 
     screen = terminal("up", "demo", "--revision", "v0")
@@ -103,7 +102,7 @@ def test_a_named_revision_under_a_pin_is_three_and_names_unpin(terminal: Termina
 
 def test_a_rollback_to_nothing_is_three(terminal: Terminal, clone: Clone) -> None:
     """There is no earlier accepted release."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("rollback", "demo")
 
@@ -112,7 +111,7 @@ def test_a_rollback_to_nothing_is_three(terminal: Terminal, clone: Clone) -> Non
 
 def test_a_rollback_to_what_never_passed_is_three(terminal: Terminal, clone: Clone, world: World) -> None:
     """Back means back to what served."""
-    clone.up()
+    clone.serve()
     world.source["demo"], world.behave["v2"] = "v2", Behaviour(wrong="unwell")
     clone.up()
 
@@ -121,7 +120,7 @@ def test_a_rollback_to_what_never_passed_is_three(terminal: Terminal, clone: Clo
 
 def test_a_rollback_to_a_release_that_nobody_knows_is_two(terminal: Terminal, clone: Clone) -> None:
     """Bad input."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("rollback", "demo", "ffffffffff")
 
@@ -130,7 +129,7 @@ def test_a_rollback_to_a_release_that_nobody_knows_is_two(terminal: Terminal, cl
 
 def test_a_rollback_to_what_serves_changes_nothing(terminal: Terminal, clone: Clone, dagster: list[Direct]) -> None:
     """Unchanged, exit 0."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("rollback", "demo", clone.live() or "")
 
@@ -139,7 +138,7 @@ def test_a_rollback_to_what_serves_changes_nothing(terminal: Terminal, clone: Cl
 
 def test_down_of_a_cluster_with_wanted_models_is_three(terminal: Terminal, clone: Clone, world: World) -> None:
     """Refused, with the words that would do it."""
-    clone.up()
+    clone.serve()
 
     refused, done = terminal("down", "--cluster", "local"), terminal("down", "--cluster", "local", "--include-models")
 
@@ -177,7 +176,7 @@ def test_a_bare_up_of_nothing_is_two(terminal: Terminal, clone: Clone) -> None:
 
 def test_status_is_one_when_something_wanted_does_not_serve(terminal: Terminal, clone: Clone, world: World) -> None:
     """For scripts that only look at the code."""
-    clone.up()
+    clone.serve()
     good = terminal("status").code
     world.kill(f"demo-{clone.live()}")
 

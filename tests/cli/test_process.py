@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 PROGRAM = Path(sys.executable).parent / "llm-pipeline"
 
@@ -31,6 +32,7 @@ def test_it_works_from_any_directory_and_on_a_machine_where_nothing_is(tmp_path:
     assert not (tmp_path / "home").exists(), "looking changes nothing"
 
 
+@pytest.mark.real
 def test_without_a_dagster_the_run_is_a_child_on_the_same_storage(tmp_path: Path) -> None:
     """`down` of what is not up: a whole run, followed to its end, and found by its id afterwards."""
     (tmp_path / "dagster").mkdir()

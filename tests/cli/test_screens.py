@@ -45,7 +45,7 @@ def test_status_of_all_states(terminal: Terminal, clone: Clone, world: World) ->
 
 def test_status_when_all_is_well(terminal: Terminal, clone: Clone, world: World) -> None:
     """One line per model, and what to do with it."""
-    clone.up()
+    clone.serve()
     world.idle = 2
 
     screen = terminal("status")
@@ -81,7 +81,7 @@ def test_up_shows_the_phases_beside_the_result(terminal: Terminal) -> None:
 
 def test_up_of_what_is_up(terminal: Terminal, clone: Clone) -> None:
     """Unchanged, and nothing was launched."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("up")
 
@@ -91,7 +91,7 @@ def test_up_of_what_is_up(terminal: Terminal, clone: Clone) -> None:
 
 def test_up_of_what_is_refused(terminal: Terminal, clone: Clone, world: World) -> None:
     """The card: what, why, what next; the release that serves goes on."""
-    clone.up()
+    clone.serve()
     world.source["demo"], world.behave["v2"] = "v2", Behaviour(answers={"ping": "pang"})
 
     screen = terminal("up", "demo")
@@ -114,7 +114,7 @@ def test_up_of_what_is_marked(terminal: Terminal, clone: Clone, world: World) ->
 
 def test_up_while_pinned(terminal: Terminal, clone: Clone) -> None:
     """The pin is respected, and said."""
-    clone.up()
+    clone.serve()
     clone.pin()
     clone.declare(engine={"max_model_len": 128})
 
@@ -126,7 +126,7 @@ def test_up_while_pinned(terminal: Terminal, clone: Clone) -> None:
 
 def test_down(terminal: Terminal, clone: Clone) -> None:
     """What was removed, and what is kept with its size."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("down", "demo")
 
@@ -144,7 +144,7 @@ def test_down_of_nothing(terminal: Terminal) -> None:
 
 def test_down_that_leaves_something(terminal: Terminal, clone: Clone, world: World) -> None:
     """Exit 1 and the list."""
-    clone.up()
+    clone.serve()
     live = f"demo-{clone.live()}"
     world.sticky.append(Leftover("ray_service", live, "local", "demo", live, "it carries our mark"))
 
@@ -168,7 +168,7 @@ def test_history(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_why(terminal: Terminal, clone: Clone, world: World) -> None:
     """What the loop did by itself."""
-    clone.up()
+    clone.serve()
     world.kill(f"demo-{clone.live()}", "out of memory")
     (request,) = clone.tick().run_requests or ()
     clone.obey(request)
@@ -181,7 +181,7 @@ def test_why(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_why_nothing(terminal: Terminal, clone: Clone) -> None:
     """The loop never had to act."""
-    clone.up()
+    clone.serve()
 
     assert terminal("why", "demo").out == "the loop never had to act\n"
 
@@ -203,7 +203,7 @@ def test_doctor(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_leftovers(terminal: Terminal, clone: Clone) -> None:
     """With the proof that they are ours, and the command that removes them."""
-    clone.up()
+    clone.serve()
     clone.decisions().want(False, "bob")
 
     screen = terminal("leftovers")
@@ -214,7 +214,7 @@ def test_leftovers(terminal: Terminal, clone: Clone) -> None:
 
 def test_leftovers_can_be_removed(terminal: Terminal, clone: Clone, world: World) -> None:
     """By the model's teardown, and one by one."""
-    clone.up()
+    clone.serve()
     clone.decisions().want(False, "bob")
 
     screen = terminal("leftovers", "--delete")
@@ -225,7 +225,7 @@ def test_leftovers_can_be_removed(terminal: Terminal, clone: Clone, world: World
 
 def test_pin_and_unpin(terminal: Terminal, clone: Clone) -> None:
     """What holds now, and the way back."""
-    clone.up()
+    clone.serve()
 
     pinned, followed = terminal("pin", "demo"), terminal("unpin", "demo")
 
@@ -234,7 +234,7 @@ def test_pin_and_unpin(terminal: Terminal, clone: Clone) -> None:
 
 def test_rollback(terminal: Terminal, clone: Clone, world: World) -> None:
     """As `up`, and it says that it is pinned from now on."""
-    clone.up()
+    clone.serve()
     first = clone.live()
     world.source["demo"] = "v2"
     clone.up()
@@ -247,7 +247,7 @@ def test_rollback(terminal: Terminal, clone: Clone, world: World) -> None:
 
 def test_chat_prints_the_answer_and_nothing_else(terminal: Terminal, clone: Clone) -> None:
     """A pipe wants the answer alone."""
-    clone.up()
+    clone.serve()
 
     screen = terminal("chat", "demo", "ping")
 
@@ -256,7 +256,7 @@ def test_chat_prints_the_answer_and_nothing_else(terminal: Terminal, clone: Clon
 
 def test_logs_are_shown_without_secrets(terminal: Terminal, clone: Clone, world: World) -> None:
     """They are pasted into issues."""
-    clone.up()
+    clone.serve()
     log = world.home / "logs" / f"demo-{clone.live()}.engine.log"
     log.parent.mkdir(parents=True)
     log.write_text("starting with api_key=abcdefgh123 and hf_abcdefghij123456\nready\n")
@@ -268,7 +268,7 @@ def test_logs_are_shown_without_secrets(terminal: Terminal, clone: Clone, world:
 
 def test_no_colour_when_nobody_wants_any(terminal: Terminal, clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR also holds on a terminal; without it the words get their colours."""
-    clone.up()
+    clone.serve()
     shown = {}
     for name, environment in (("colours", {"TERM": "xterm-256color"}), ("none", {"TERM": "xterm-256color", "NO_COLOR": "1"})):
         made = Console(theme=console.THEME, highlight=False, force_terminal=True, width=80, file=io.StringIO(), _environ=environment)

@@ -11,13 +11,9 @@ to the release that its table names and marks the answers as the router does.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from infra import engine as arguments_of
 from infra.errors import CapacityError, PipelineError, Problem
@@ -38,17 +34,8 @@ from infra.platform import (
 from infra.specs import ClusterSpec, ModelSpec
 from infra.waiting import Progress
 from infra.weights import Bad, Facts, File, Manifest, Seen
-from tests.doubles.engine import Engine, Request, Script, _send_json
-from tests.doubles.ray_engine import CompletingEngine
-
-Change = Callable[[bytes], bytes]
-
-WRONG: dict[str, Change] = {
-    "other name": lambda data: data.replace(b'"id": "demo"', b'"id": "nemo"'),
-    "never ends": lambda data: b"" if b"[DONE]" in data else data,
-    "miscounts": lambda data: re.sub(rb'("total_tokens": )(\d+)', lambda m: m[1] + b"9" * len(m[2]), data),
-}
-"""What an engine gets wrong on the wire."""
+from tests.doubles.candidates import Candidate, Router, Servers, port_of
+from tests.doubles.engine import Engine, Script
 
 
 @dataclass(frozen=True)
@@ -123,8 +110,7 @@ class World:
         self.routes: dict[str, Route | None] = {}
         self.generation = 0
         self.front: asyncio.Server | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self.servers = Servers()
 
     @property
     def platform(self) -> Platform:
@@ -145,121 +131,37 @@ class World:
     def kill(self, name: str, why: str = "its processes are gone") -> None:
         """A release's processes die."""
         self.dead[name] = why
-        self._close(self.running[name].server)
+        self.servers.end(self.running[name].server)
 
     def serve(self, engine: Engine) -> asyncio.Server:
-        """A server on a free port of loopback, in the thread of this world."""
+        """A server of this world."""
+        return self.servers.open(engine.serve)
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await engine.serve(reader, writer)
-            finally:
-                writer.transport.abort()
-
-        return self._in_loop(asyncio.start_server(connected, "127.0.0.1", 0))
+    def behind(self, served_name: str) -> tuple[Engine, str] | None:
+        """Who answers for a name, and the mark that its answers get."""
+        route = self.routes.get(served_name)
+        found = self.running.get(route.release) if route else None
+        if route is None or found is None or route.release in self.dead:
+            return None
+        return found.engine, self.other_mark or route.release
 
     def stop_front(self) -> None:
         if self.front:
-            self._close(self.front)
+            self.servers.end(self.front)
         self.front = None
 
     def close(self) -> None:
         """Ends every server and the thread."""
         for found in self.running.values():
-            self._close(found.server)
+            self.servers.end(found.server)
         self.stop_front()
-        if self._loop and self._thread:
-            self._in_loop(_end_connections())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
-            self._loop.close()
-        self._loop = None
-
-    def _close(self, server: asyncio.Server) -> None:
-        if self._loop:
-            self._loop.call_soon_threadsafe(server.close)
-
-    def _in_loop(self, work: Any) -> Any:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-            self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-
-async def _end_connections() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0.01)  # transports close in the next rounds of the loop
+        self.servers.close()
 
 
 def manifest_of(revision: str) -> Manifest:
     """The files of a revision: another word is another manifest. What follows a `+` changes the commit, and no file."""
     letter = revision.split("+")[0].encode().hex()[:64]
     return Manifest((File("config.json", 12, "sha256:" + "1" * 64), File("model.safetensors", 4_000_000, "sha256:" + letter.rjust(64, "0"))))
-
-
-def port_of(server: asyncio.Server) -> int:
-    port: int = server.sockets[0].getsockname()[1]
-    return port
-
-
-# ---------------------------------------------------------------- servers
-
-
-class Altered:
-    """A writer that changes what passes."""
-
-    def __init__(self, writer: Any, change: Change) -> None:
-        self._writer, self._change = writer, change
-
-    def write(self, data: bytes) -> None:
-        self._writer.write(self._change(data))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-
-class Candidate(CompletingEngine):
-    """The engine's double with one thing wrong."""
-
-    def __init__(self, script: Script, wrong: str) -> None:
-        super().__init__(script)
-        self.wrong = wrong
-
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        if self.wrong == "unwell" and request.path == "/v1/completions":
-            _send_json(writer, 500, {"error": {"message": "EngineCore encountered an issue", "code": 500}})
-            await writer.drain()
-            return
-        given: Any = Altered(writer, WRONG[self.wrong]) if self.wrong in WRONG else writer
-        await super()._answer(request, given)
-
-
-class Router(Engine):
-    """The endpoint: passes a request on to the release of the model that it names, and marks the answer."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(Script("router"))
-        self.world = world
-
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        asked = json.loads(request.body).get("model") if request.body else None
-        route = self.world.routes.get(asked)
-        found = self.world.running.get(route.release) if route else None
-        if found is None or route is None or route.release in self.world.dead:
-            _send_json(writer, 503, {"error": {"message": f"{asked} is not up", "type": "unavailable", "code": 503}})
-            await writer.drain()
-            return
-        mark = f"\r\nx-llm-release: {self.world.other_mark or route.release}\r\n".encode()
-
-        def marked(data: bytes) -> bytes:
-            return data.replace(b"\r\n", mark, 1) if data.startswith(b"HTTP/1.1 ") else data
-
-        given: Any = Altered(writer, marked)
-        await found.engine._answer(request, given)
 
 
 # ---------------------------------------------------------------- parts
@@ -404,7 +306,7 @@ class Service:
             return
         if name in self.world.running:
             self.world.did("removed", name)
-            self.world._close(self.world.running.pop(name).server)
+            self.world.servers.end(self.world.running.pop(name).server)
         self.world.dead.pop(name, None)
 
     def adjust(self, release: Release, progress: Progress) -> ServiceState:
@@ -459,7 +361,7 @@ class Front:
     def apply(self, spec: Route, progress: Progress) -> EndpointState:
         changed = self.world.front is None or self.world.routes.get(spec.served_name) != spec
         if self.world.front is None:
-            self.world.front = self.world.serve(Router(self.world))
+            self.world.front = self.world.serve(Router(self.world.behind))
         if changed:
             self.world.did("flipped", spec.release)
             self.world.generation += 1

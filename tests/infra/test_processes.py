@@ -196,7 +196,7 @@ def test_what_listens_is_not_waited_for_longer_than_it_takes(start: Start, mark:
 
     end(mark, Progress(), grace=30)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 25
 
 
 def test_a_zombie_is_not_alive(start: Start, mark: str) -> None:

@@ -153,6 +153,7 @@ class Dagster:
     def _child(self, what: Launch) -> str:
         """A process of its own on the same storage; the run is found by a tag, since its id is made there."""
         mark = uuid.uuid4().hex
+        instance = self.instance  # opened first: two processes that make a new storage at once leave it with two heads, unusable for ever
         order = {"assets": [list(key) for key in what.assets], "job": what.job, "config": dict(what.config), "tags": {**what.tags, TAG_LAUNCH: mark}}
         log = private(self.settings.home / "logs") / "runs.log"
         env = {**os.environ, "DAGSTER_HOME": str(self.settings.instance_dir)}
@@ -162,7 +163,7 @@ class Dagster:
             )  # fmt: skip
         until = time.monotonic() + 120
         while time.monotonic() < until:
-            found = self.instance.get_runs(dg.RunsFilter(tags={TAG_LAUNCH: mark}), limit=1)
+            found = instance.get_runs(dg.RunsFilter(tags={TAG_LAUNCH: mark}), limit=1)
             if found:
                 self._children = {**getattr(self, "_children", {}), found[0].run_id: child}
                 return found[0].run_id

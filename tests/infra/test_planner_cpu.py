@@ -1,0 +1,96 @@
+"""Engines on CPUs: the space for the cache, and whether they fit into main memory."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import engine
+from infra.planner import Arguments, Stored, cache_space, plan_cpu, read_architecture, read_arguments
+from infra.planner.cache import cache
+from tests.doubles.releases import release
+from tests.infra.planner_doubles import GIB, facts, model
+
+SMALL = {"model_type": "llama", "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+         "intermediate_size": 256, "max_position_embeddings": 512, "tie_word_embeddings": True}  # fmt: skip
+RAY = 3_600 << 20
+
+
+def test_the_demo_fits_beside_itself_on_a_machine_of_24_gib() -> None:
+    """Weights and cache of a tiny model are nothing: it needs what Ray and Python need."""
+    made = plan_cpu(read_architecture(SMALL), read_arguments({"max_model_len": 512, "max_num_seqs": 4, "dtype": "bfloat16"}), overhead=RAY, free=8 * GIB)
+
+    assert made.fits
+    assert RAY < made.needs < RAY + (128 << 20)
+    assert made.cache == 64 << 20
+    assert "are free" in made.why
+
+
+def test_8b_does_not_fit_16_gib_and_fits_64() -> None:
+    """Weights of 15 GiB and a tenth, the cache of every sequence, and the rest."""
+    shape, told = model("llama_3_1_8b"), Arguments(max_model_len=4096, max_num_seqs=4)
+
+    assert plan_cpu(shape, told, overhead=RAY, free=16 * GIB).verdict == "refused"
+    made = plan_cpu(shape, told, overhead=RAY, free=64 * GIB)
+    assert made.fits
+    assert made.cache == (4 * 32 + 1) * 128 * 128 * 1024
+    assert made.concurrency is not None and made.concurrency > 4
+
+
+@given(st.integers(16, 9000), st.integers(1, 32))
+def test_the_space_always_holds_every_sequence(length: int, sequences: int) -> None:
+    """Whole blocks, and the one that is held back: the engine would refuse to start otherwise."""
+    shape, told = model("qwen2_5_7b"), Arguments(max_model_len=length, max_num_seqs=sequences)
+    blocks = cache(shape, told, "bfloat16", length, 2048, block=128)
+
+    assert blocks.margin(cache_space(shape, told), sequences) >= 0
+
+
+def test_the_space_is_at_least_what_was_given_before() -> None:
+    """The rule of the engine module: every sequence at full length, 64 MiB at least. Blocks come on top."""
+    asked = release(engine={"max_model_len": 4100, "max_num_seqs": 3})
+    config = facts("llama_3_1_8b")["config"]
+    before = engine.kv_bytes(asked, config)
+    now = cache_space(read_architecture(config), read_arguments(engine.arguments(asked)))
+
+    assert before <= now <= before * 1.06
+
+
+def test_an_explicit_space_wins_and_is_refused_when_it_holds_no_sequence() -> None:
+    """Before the engine says it."""
+    shape = model("llama_3_1_8b")
+    made = plan_cpu(shape, Arguments(max_model_len=8192, max_num_seqs=1, kv_cache_memory_bytes=GIB), overhead=RAY, free=64 * GIB)
+
+    assert (made.verdict, made.cache) == ("refused", GIB)
+    assert "8,192 tokens" in made.why
+
+
+def test_headers_say_what_lies_in_memory() -> None:
+    """A model stored in 32 bits is loaded in 16."""
+    shape = read_architecture({**SMALL, "torch_dtype": "float32"})
+    made = plan_cpu(shape, read_arguments({"max_num_seqs": 1}), overhead=0, files=Stored(plain=1_000_000, fixed=0), free=GIB)
+
+    assert made.weights == 2_000_000
+    assert made.length == 512
+
+
+def test_what_is_not_computed_is_planned_by_its_size() -> None:
+    """1 GiB for the cache, a tenth on top of the files; unknown when there is room, refused when not even that fits."""
+    hybrid = read_architecture({**SMALL, "model_type": "mamba_like", "mamba_d_state": 16})
+    room = plan_cpu(hybrid, Arguments(max_num_seqs=4), overhead=RAY, size=2 * GIB, free=16 * GIB)
+
+    assert (room.verdict, room.cache, room.tokens) == ("unknown", GIB, None)
+    assert "hybrid" in room.why
+    assert room.needs == int(2 * GIB * 1.1) + GIB + RAY
+    assert plan_cpu(hybrid, Arguments(max_num_seqs=4), overhead=RAY, size=2 * GIB, free=4 * GIB).verdict == "refused"
+    assert plan_cpu(hybrid, Arguments(max_num_seqs=4), overhead=RAY, size=2 * GIB).why.startswith("not computed")
+
+
+@given(st.integers(16, 4000), st.integers(0, 4000), st.integers(1, 64), st.integers(0, 64))
+def test_more_context_and_more_sequences_never_need_less(length: int, more: int, sequences: int, extra: int) -> None:
+    """Monotone, so that advice to lower them is right."""
+    shape = model("qwen3_8b")
+    least = plan_cpu(shape, Arguments(max_model_len=length, max_num_seqs=sequences), overhead=RAY).needs
+
+    assert plan_cpu(shape, Arguments(max_model_len=length + more, max_num_seqs=sequences), overhead=RAY).needs >= least
+    assert plan_cpu(shape, Arguments(max_model_len=length, max_num_seqs=sequences + extra), overhead=RAY).needs >= least

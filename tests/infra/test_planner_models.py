@@ -1,0 +1,204 @@
+"""What is read of a model: its parameters to the last number, its bytes, and what is not computed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError
+from infra.planner import Stored, count_parameters, header, header_bytes, read_architecture, stored, weigh
+from tests.doubles.hub import tensors
+from tests.infra.planner_doubles import GIB, NAMES, facts, model
+
+LLAMA = facts("llama_3_1_8b")["config"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_are_the_published_ones(name: str) -> None:
+    """To the last number, from config.json alone; the two held-out models too."""
+    found = count_parameters(model(name))
+
+    assert found is not None
+    assert found.total == facts(name)["_parameters"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if facts(name)["_bytes"]])
+def test_the_bytes_are_those_of_the_index(name: str) -> None:
+    """Also of GPT-OSS, whose experts have 4.25 bits and whose attention has 16."""
+    loaded = weigh(model(name), "bfloat16")
+
+    assert loaded is not None
+    assert loaded.total == facts(name)["_bytes"]
+    assert loaded.origin == "config"
+
+
+@pytest.mark.parametrize(
+    ("quantised", "bits"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 4.15625),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4.15625),
+        ({"quant_method": "fp8"}, 8),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 4.5),
+        ({"quant_method": "mxfp4"}, 4.25),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}}, 8),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}}, 4.15625),
+    ],
+)
+def test_quantised_matrices_take_so_many_bits_and_embeddings_stay(quantised: dict[str, Any], bits: float) -> None:
+    """Embeddings and norms keep 16 bits."""
+    shape = model("qwen2_5_32b", quantization_config=quantised)
+    numbers, loaded = count_parameters(shape), weigh(shape, "bfloat16")
+
+    assert numbers is not None and loaded is not None
+    assert loaded.total == pytest.approx(numbers.quantisable * bits / 8 + (numbers.embeddings + numbers.small) * 2, abs=1)
+
+
+def test_an_awq_model_of_32_billion_takes_18_gib() -> None:
+    """The figure that is known of such a checkpoint."""
+    loaded = weigh(model("qwen2_5_32b", quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128}), "float16")
+
+    assert loaded is not None
+    assert loaded.total / GIB == pytest.approx(18.0, abs=0.1)
+
+
+def test_a_quantisation_that_is_not_known_needs_the_headers() -> None:
+    """No number is made up."""
+    shape = model("llama_3_1_8b", quantization_config={"quant_method": "somebodys"})
+
+    assert weigh(shape, "bfloat16") is None
+    assert weigh(shape, "bfloat16", Stored(plain=10, fixed=100)).total == 120  # type: ignore[union-attr]
+
+
+def test_every_gpu_holds_norms_whole_and_a_share_of_the_matrices() -> None:
+    """Heads of keys and values are copied once there are more GPUs than heads; all experts stay resident."""
+    shape = model("qwen3_30b_a3b")
+    numbers, loaded = count_parameters(shape), weigh(shape, "bfloat16")
+    assert numbers is not None and loaded is not None
+
+    two, eight = loaded.per_gpu(shape, 2), loaded.per_gpu(shape, 8)
+
+    # A log of two devices says 28.4767 GiB for this model, other buffers included.
+    assert two / GIB == pytest.approx(28.4767, rel=0.002)
+    divided = numbers.total - numbers.small - numbers.cache
+    assert eight == pytest.approx(2 * (numbers.small + numbers.cache / 4 + divided / 8), abs=3)
+
+
+def test_headers_say_what_is_loaded() -> None:
+    """32-bit numbers are converted; layers for speculation, and an output matrix that is the embedding, are left out."""
+    shape = read_architecture({**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True})
+    raw = tensors(("model.embed_tokens.weight", "F32", (10, 4)), ("lm_head.weight", "F32", (10, 4)), ("model.layers.1.a.weight", "BF16", (3, 3)),
+                  ("model.layers.2.a.weight", "BF16", (100, 100)))  # fmt: skip
+
+    found = stored([header(raw[8 : 8 + header_bytes(raw[:8])])], shape)
+
+    assert found == Stored(plain=49, fixed=0)
+    assert found.bytes("bfloat16") == 98
+    assert found.bytes("float32") == 196
+
+
+def test_packed_numbers_and_their_scales_stay_as_they_are() -> None:
+    """The engine converts neither."""
+    shape = read_architecture(LLAMA)
+    named = {
+        "model.layers.0.q.weight": {"dtype": "F8_E4M3", "shape": [8, 8]},
+        "model.layers.0.q.weight_scale": {"dtype": "F32", "shape": [2]},
+        "model.layers.0.k.qweight": {"dtype": "I32", "shape": [4]},
+        "model.layers.0.k.scales": {"dtype": "F16", "shape": [3]},
+        "model.norm.weight": {"dtype": "F32", "shape": [5]},
+    }
+
+    assert stored([named], shape) == Stored(plain=5, fixed=64 + 8 + 16 + 6)
+
+
+def test_headers_win_over_counting() -> None:
+    """They are the truth; the share that every GPU holds whole still comes from the shape."""
+    shape = model("llama_3_1_8b")
+    loaded = weigh(shape, "bfloat16", Stored(plain=4_000_000_000, fixed=0))
+
+    assert loaded is not None
+    assert (loaded.total, loaded.origin) == (8_000_000_000, "headers")
+    assert loaded.per_gpu(shape, 2) < 4_100_000_000
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x00" * 8, b"\xff" * 8])
+def test_a_header_that_is_none_is_refused(raw: bytes) -> None:
+    """Before a range is asked for."""
+    with pytest.raises(ConfigError, match="header"):
+        header_bytes(raw)
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "BF16"}}', b'{"a": {"dtype": "BF16", "shape": ["x"]}}'])
+def test_a_damaged_header_is_refused(raw: bytes) -> None:
+    """As a message, not as a traceback."""
+    with pytest.raises(ConfigError, match="header"):
+        header(raw)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"layer_types": ["linear_attention", "full_attention"]}, "hybrid"),
+        ({"mamba_d_state": 128}, "hybrid"),
+        ({"hybrid_override_pattern": "M-M*-"}, "hybrid"),
+        ({"is_encoder_decoder": True}, "encoder"),
+        ({"vision_config": {"depth": 2}}, "images"),
+        ({"index_topk": 2048}, "sparse"),
+        ({"num_attention_heads": None}, "num_attention_heads"),
+        ({"num_key_value_heads": [4, 8]}, "num_key_value_heads"),
+        ({"num_key_value_heads": 5}, "multiple"),
+        ({"kv_lora_rank": 256, "qk_rope_head_dim": 32}, "latent"),
+        ({"hidden_size": 8, "head_dim": None}, "size"),
+    ],
+)
+def test_what_is_not_computed_is_said(changed: dict[str, Any], said: str) -> None:
+    """Mamba, hybrids, several cache kinds: unknown is not a number."""
+    assert said in read_architecture({**LLAMA, **changed}).uncomputed
+
+
+@pytest.mark.parametrize(
+    ("config", "sliding"),
+    [
+        ({"sliding_window": 4096}, 32),
+        ({"sliding_window": None}, 0),
+        ({"sliding_window": 4096, "use_sliding_window": False}, 0),
+        ({"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 20}, 12),
+        ({"sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"] * 16}, 16),
+        ({"sliding_window": 512, "model_type": "gemma3_text", "sliding_window_pattern": 6}, 27),
+        ({"sliding_window": 4096, "model_type": "gemma2"}, 16),
+    ],
+)
+def test_layers_with_a_window_are_counted(config: dict[str, Any], sliding: int) -> None:
+    """As vLLM takes them: all, none, every other, or what layer_types says."""
+    assert read_architecture({**LLAMA, **config}).sliding == sliding
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [(None, 131072), ({"rope_type": "llama3", "factor": 8.0}, 131072), ({"rope_type": "linear", "factor": 2.0}, 262144), ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072)],
+)  # fmt: skip
+def test_the_longest_context_is_the_one_that_the_engine_derives(rope: dict[str, Any] | None, longest: int) -> None:
+    """Linear scaling multiplies; llama3 and YaRN are in the figure already."""
+    assert read_architecture({**LLAMA, "rope_scaling": rope}).positions == longest
+
+
+def test_the_text_part_of_a_model_is_read() -> None:
+    """Its configuration may lie within another."""
+    assert read_architecture({"model_type": "outer", "text_config": LLAMA}).layers == 32
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)  # fmt: skip
+KEYS = st.sampled_from([*LLAMA, "num_experts", "moe_intermediate_size", "layer_types", "sliding_window", "kv_lora_rank", "quantization_config", "text_config", "v_head_dim"])  # fmt: skip
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=6))
+def test_no_configuration_breaks_the_reading(changed: dict[str, Any]) -> None:
+    """Whatever stands in config.json, there is an answer; and it can be written down."""
+    shape = read_architecture({**LLAMA, **changed})
+
+    assert isinstance(shape.uncomputed, str)
+    weigh(shape, "bfloat16")
+    json.dumps(shape.uncomputed)

@@ -16,6 +16,7 @@ import dagster as dg
 import httpx
 
 from assets.step import Done, Model, Work, step
+from infra import loopback
 from infra.errors import Transient
 
 REQUESTS = 16
@@ -73,7 +74,7 @@ def ask(work: Work) -> Sample:
     began, first, tokens = time.monotonic(), 0.0, 0
     try:
         with (
-            httpx.Client(trust_env=False, timeout=300) as client,
+            loopback.client(300) as client,
             client.stream("POST", work.platform.endpoint.url + "/chat/completions", json=body, headers=work.platform.endpoint.headers()) as answer,
         ):
             answer.raise_for_status()

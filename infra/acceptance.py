@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from infra import engine
+from infra import engine, loopback
 from infra.errors import redact
 from infra.platform import Release, ServiceState
 from infra.specs import Golden
@@ -44,7 +44,7 @@ class Candidate:
 
     def post(self, path: str, body: Mapping[str, Any], timeout: float = ANSWER_SECONDS) -> httpx.Response:
         """One request on a connection of its own, past every proxy."""
-        with httpx.Client(trust_env=False, timeout=timeout) as client:
+        with loopback.client(timeout) as client:
             return client.post(self.base_url + path, json=dict(body))
 
     def asked(self, prompt: str, **more: Any) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def healthy(asked: Candidate) -> Rung:
 
 def served_name(asked: Candidate) -> Rung:
     """The name in /v1/models."""
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with loopback.client(30) as client:
         names = [row["id"] for row in client.get(asked.base_url + "/v1/models").json()["data"]]
     wanted = asked.release.served_name
     return Rung("serves_the_declared_name", wanted in names, f"it serves {', '.join(names)}" + ("" if wanted in names else f", not {wanted}"))
@@ -146,7 +146,7 @@ def streams(asked: Candidate) -> Rung:
     body = asked.chat(_question(asked), max_tokens=32, stream=True, stream_options={"include_usage": True})
     pieces, ended, usage, first = 0, False, None, 0.0
     began = time.monotonic()
-    with httpx.Client(trust_env=False, timeout=ANSWER_SECONDS) as client, client.stream("POST", asked.base_url + "/v1/chat/completions", json=body) as answer:
+    with loopback.client(ANSWER_SECONDS) as client, client.stream("POST", asked.base_url + "/v1/chat/completions", json=body) as answer:
         for line in answer.iter_lines():
             if not line.startswith("data:"):
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from infra import loopback
 from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Transient, redact
 from infra.platform import Platform
@@ -32,7 +33,7 @@ class Talk:
         body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "stream": True, "temperature": 0}
         whole = ""
         try:
-            with httpx.Client(trust_env=False, timeout=self.timeout) as client, client.stream("POST", self.url + "/chat/completions", json=body, headers=self.headers) as answer:
+            with loopback.client(self.timeout) as client, client.stream("POST", self.url + "/chat/completions", json=body, headers=self.headers) as answer:
                 if answer.status_code != 200:
                     answer.read()
                     raise refused(self.model, answer)
@@ -51,7 +52,7 @@ class Talk:
         """The answer as the endpoint's own document."""
         body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "temperature": 0}
         try:
-            with httpx.Client(trust_env=False, timeout=self.timeout) as client:
+            with loopback.client(self.timeout) as client:
                 answer = client.post(self.url + "/chat/completions", json=body, headers=self.headers)
         except httpx.HTTPError as error:
             raise unreachable(self.model, self.url, error) from error

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import httpx
 
+from infra import loopback
 from infra.errors import ConfigError, Conflict, Transient
 from infra.router.table import Table, parse
 
@@ -86,7 +87,7 @@ class Router:
         self.admin_url = admin_url.rstrip("/")
         self._token = token
         self._timeout = timeout
-        self._http = http or httpx.Client(trust_env=False)
+        self._http = http or loopback.client(timeout)
 
     def push(self, table: Table) -> Ack:
         """Puts the table in force, all or nothing; the same one again is fine.

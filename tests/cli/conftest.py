@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from infra.settings import Settings
@@ -16,8 +14,6 @@ from llm_pipeline import cli, console
 from tests.assets.clone import Clone, make
 from tests.cli.screen import WIDTH, Direct, Terminal
 from tests.doubles.platform import World
-
-CONTEXT = ssl.create_default_context()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's settings, a home of the test, a port where nobody listens; and nobody speaks TLS."""
+    """Nobody's settings, a home of the test, a port where nobody listens."""
     for name in [name for name in os.environ if name.startswith(("LLM_PIPELINE_", "DAGSTER_", "HF_", "AWS_"))]:
         monkeypatch.delenv(name)
     with socket.socket() as probe:
@@ -42,7 +38,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console.out, "_width", WIDTH)
     monkeypatch.setattr(console.err, "_width", WIDTH)
-    monkeypatch.setattr(httpx._transports.default, "create_ssl_context", lambda *_, **__: CONTEXT)  # noqa: SLF001
 
 
 @pytest.fixture

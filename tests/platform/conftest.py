@@ -8,13 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from infra import local, settings
@@ -85,16 +83,11 @@ class LocalStand:
 
 
 STANDS = {"local": LocalStand}
-TLS = ssl.create_default_context()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scripted engine is ready in a moment, and a silent one stays silent: nobody has to look as seldom, or wait as long, as for a real one.
-
-    Nor does anybody speak TLS here: reading the machine's certificates for every question would be a third of the time.
-    """
-    monkeypatch.setattr(httpx._transports.default, "create_ssl_context", lambda *_, **__: TLS)
+    """A scripted engine is ready in a moment, and a silent one stays silent: nobody has to look as seldom, or wait as long, as for a real one."""
     monkeypatch.setattr(startup, "POLL", 0.05)
     monkeypatch.setattr(startup, "HEALTH_SECONDS", 0.5)
 

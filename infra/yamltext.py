@@ -7,6 +7,7 @@ text, a number, true, false, null, a list or a mapping with text keys, and could
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -100,7 +101,7 @@ def document(text: str) -> Document:
         raise _flawed(None, "is empty")
     if not isinstance(root, yaml.MappingNode):
         raise _flawed(root.start_mark.line + 1, "must be a mapping with the keys type and attributes")
-    reader = _Reader()
+    reader = _Reader(text)
     data = reader.value(root, ())
     if reader.flaws:
         raise Flawed(sorted(reader.flaws, key=lambda flaw: flaw.line or 0))
@@ -166,6 +167,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
 
 
 def _root(text: str) -> Any:
+    """The node tree. libyaml reads what is plainly shallow, ten times as fast; whatever it refuses is read again for the better message."""
+    if _shallow(text):
+        with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError):
+            return yaml.CSafeLoader(text).get_single_node()
     loader = _Loader(text)
     try:
         return loader.get_single_node()
@@ -175,6 +180,16 @@ def _root(text: str) -> Any:
         raise _flawed(loader.get_mark().line + 1, "has an escape or a number that stands for nothing") from None
     finally:
         loader.dispose()
+
+
+def _shallow(text: str) -> bool:
+    """Whether no nesting can be deeper than the limit: each level takes a bracket, or a column or a dash more in its line.
+
+    libyaml has no limit of its own, and overflows the stack.
+    """
+    brackets = text.count("[") + text.count("{")
+    deepest = max((len(line) - len(line.lstrip(" ")) + line.count("-") + line.count("?") + line.count(":") for line in text.splitlines()), default=0)
+    return brackets + deepest < 500
 
 
 UNCLOSED = "a quote or a bracket is opened here and never closed"
@@ -207,7 +222,8 @@ def _not_yaml(error: Any, text: str) -> Flawed:
 class _Reader:
     """Nodes to plain data. Collects flaws and goes on, so that a person sees all of them at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = text
         self.lines: dict[At, int] = {}
         self.texts: dict[At, str] = {}
         self.flaws: list[Flaw] = []
@@ -216,8 +232,10 @@ class _Reader:
     def value(self, node: Any, at: At) -> Any:
         self.nodes += 1
         # An alias may lead to itself, or ten to ten to ten: what is followed is bounded, not what is written.
-        if self.nodes > NODE_LIMIT or len(at) > DEPTH_LIMIT:
+        if self.nodes > NODE_LIMIT or (len(at) > DEPTH_LIMIT and "*" in self._text):
             raise _flawed(node.start_mark.line + 1, "has aliases (*) that lead in a circle or to far too much")
+        if len(at) > DEPTH_LIMIT:
+            raise _flawed(node.start_mark.line + 1, f"is nested more than {DEPTH_LIMIT} levels deep")
         self.lines.setdefault(at, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == STANDARD + "map":
             return self._mapping(node, at)
@@ -249,7 +267,7 @@ class _Reader:
 
     def _scalar(self, node: Any, at: At) -> str | int | float | bool | None:
         text, kind = node.value, node.tag.removeprefix(STANDARD)
-        self.texts[at] = text if node.style is None else f'"{text}"'
+        self.texts[at] = text if not node.style else f'"{text}"'
         if kind in ("str", "value"):
             self._check_text(node, at, text)
             return str(text)

@@ -9,12 +9,16 @@ import time
 import dagster as dg
 
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_WHY
+from assets.workers import bury
 from infra.decisions import Act, Decisions, Mark, ReleaseRecord
+from infra.declarations import Declared
 from infra.errors import PipelineError
-from infra.platform import Platform
-from infra.policy import Verdict, decide
-from infra.situation import Situation, facts, look
+from infra.platform import Platform, Release
+from infra.policy import Facts, Verdict, decide
+from infra.situation import facts, look
+from infra.specs import ModelSpec
 from llm_pipeline.components import declared, platform_of
+from llm_pipeline.runs import ASSET_JOB
 
 EVERY = 15
 """Seconds between two looks of the loop."""
@@ -31,7 +35,7 @@ def build() -> dg.Definitions:
     """The loop."""
 
     @dg.sensor(
-        name="reconcile", minimum_interval_seconds=EVERY, default_status=dg.DefaultSensorStatus.RUNNING, target=dg.AssetSelection.all(),
+        name="reconcile", minimum_interval_seconds=EVERY, default_status=dg.DefaultSensorStatus.RUNNING, job_name=ASSET_JOB,
         description="Heals what died, rolls out what was edited. Asks decide() per model; `llm-pipeline why MODEL` prints what it answered.",
     )  # fmt: skip
     def reconcile(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -40,13 +44,12 @@ def build() -> dg.Definitions:
         for name, found in declared().models.items():
             platform = platform_of(found.spec.cluster)
             try:
-                seen = look(platform, name, found.spec, found.base)
-                verdict = decide(facts(seen, busy=busy.get(name), now=time.time()))
+                verdict, release = judge(platform, found, busy.get(name))
             except PipelineError as error:
                 said.append(f"{name}: cannot tell: {error.problem.what}")
                 continue
             said.append(f"{name}: {verdict.action}: {verdict.why}")
-            if request := act(platform, seen, verdict):
+            if request := act(platform, name, verdict, release):
                 requests.append(request)
         return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "; ".join(said) or "no models")
 
@@ -54,7 +57,8 @@ def build() -> dg.Definitions:
 
 
 def runs_under_way(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Per model: the run that works on it, whoever launched it."""
+    """Per model: the run that works on it, whoever launched it. One whose process is gone works on nothing: it is ended here."""
+    bury(instance)
     out: dict[str, str] = {}
     for run in instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY), limit=100):
         models = {run.tags[TAG_MODEL]} if TAG_MODEL in run.tags else {key.path[0] for key in run.asset_selection or ()}
@@ -64,9 +68,17 @@ def runs_under_way(instance: dg.DagsterInstance) -> dict[str, str]:
     return out
 
 
-def act(platform: Platform, seen: Situation, verdict: Verdict) -> dg.RunRequest | None:
+def judge(platform: Platform, found: Declared[ModelSpec], busy: str | None) -> tuple[Verdict, Release | None]:
+    """What to do for one model, and the release that should be live. Of a model that nobody wants only that is looked at: most of many sleep."""
+    if not Decisions(platform.records, found.spec.name).wanted:
+        return decide(Facts(wanted=False, now=time.time())), None
+    seen = look(platform, found.spec.name, found.spec, found.base)
+    return decide(facts(seen, busy=busy, now=time.time())), seen.desired
+
+
+def act(platform: Platform, model: str, verdict: Verdict, desired: Release | None) -> dg.RunRequest | None:
     """Stores the verdict when it acts or says something new, and turns it into a run."""
-    model, decisions = seen.model, Decisions(platform.records, seen.model)
+    decisions = Decisions(platform.records, model)
     last = next(reversed(decisions.acts.verdicts), None)
     told = Act(at=time.time(), action=verdict.action, before=_live(decisions), after=verdict.release, because=verdict.why)
     if verdict.action not in ("heal", "redeploy", "give up"):
@@ -78,8 +90,8 @@ def act(platform: Platform, seen: Situation, verdict: Verdict) -> dg.RunRequest 
     if verdict.action == "give up":
         mark(decisions, release, verdict.why)
         return None
-    if verdict.action == "redeploy" and seen.desired:
-        decisions.remember(seen.desired)
+    if verdict.action == "redeploy" and desired:
+        decisions.remember(desired)
     if verdict.action == "heal":
         decisions.change(ReleaseRecord, f"release/{release}", lambda old: old.model_copy(update={"heals": (*old.heals, time.time())[-20:]}))  # type: ignore[union-attr]
     tags = {TAG_MODEL: model, TAG_BY: "reconcile", TAG_WHY: verdict.why, TAG_ACTION: verdict.action, TAG_RELEASE: release}

@@ -1,11 +1,14 @@
 """From a wish in YAML to a piece of the graph: the components `Cluster` and `Model`.
 
 The schema that `dg` shows is that of infra/specs.py; the file itself is read by infra/declarations.py, so that Dagster's loader,
-the command line and the tests all say the same about the same mistake. The word `platform:` becomes an object here and nowhere else.
+the command line and the tests all say the same about the same mistake. The code location reads all files once and builds from
+that (`declared`, `build`); the components are the same for who loads a single file, as `dg` does. The word `platform:` becomes an
+object here and nowhere else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
@@ -13,7 +16,7 @@ from typing import Any, Self, cast
 import dagster as dg
 import pydantic
 
-from assets import benchmark, cluster, deployment, endpoint, gpu_nodepool, image, model_weights, ray_service, smoke_test, teardown
+from assets import benchmark, cluster, collect, deployment, endpoint, gpu_nodepool, image, model_weights, ray_service, smoke_test, teardown
 from assets.step import Cluster as ClusterStage
 from assets.step import Model as ModelStage
 from infra import declarations, settings
@@ -26,6 +29,7 @@ STAGES = (deployment, model_weights, image, gpu_nodepool, ray_service, smoke_tes
 """A model's stages in the order of life."""
 
 
+@cache
 def _attributes(spec: type[pydantic.BaseModel]) -> type[pydantic.BaseModel]:
     """The schema of a file's `attributes`: the spec's, with the name left to the folder. Values are checked by our own reader."""
     fields: dict[str, Any] = {
@@ -104,10 +108,23 @@ def model_stage(found: Declared[ModelSpec], everything: Declarations) -> ModelSt
     return ModelStage(found.spec, found.base, platform_of(found.spec.cluster), everything.clusters[found.spec.cluster].spec, found.path)
 
 
+def model_stages(clusters: Collection[str]) -> dict[str, ModelStage]:
+    """Every declared model on one of these clusters."""
+    everything = declared()
+    return {name: model_stage(found, everything) for name, found in everything.models.items() if found.spec.cluster in clusters}
+
+
+def build(found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
+    """The pieces of the graph of one declaration that was read already."""
+    if isinstance(found.spec, ClusterSpec):
+        return build_cluster(found)
+    return build_model(found, declared())
+
+
 def build_cluster(found: Declared[ClusterSpec]) -> dg.Definitions:
     """The pieces of the graph of one cluster."""
     stage = cluster_stage(found.spec.name)
-    return dg.Definitions.merge(cluster.build(stage), teardown.watch(stage))
+    return dg.Definitions.merge(cluster.build(stage), teardown.watch(stage), collect.shelf(stage))
 
 
 def build_model(found: Declared[ModelSpec], everything: Declarations) -> dg.Definitions:

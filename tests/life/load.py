@@ -14,7 +14,7 @@ import httpx
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it began and ended, which release answered, whether it is whole."""
+    """One request: when it began and ended, which release answered, whether it is whole. `first`: when its answer began."""
 
     began: float
     ended: float
@@ -22,6 +22,7 @@ class Answer:
     good: bool
     why: str = ""
     long: bool = False
+    first: float = 0.0
 
 
 @dataclass
@@ -77,19 +78,21 @@ class Load:
         body = {"model": self.model, "messages": [{"role": "user", "content": "What is a candidate?"}], "stream": stream, "temperature": 0, "max_tokens": 450 if long else 32}
         if long:
             body |= {"ignore_eos": True}
-        release, why = "", ""
+        release, why, first = "", "", 0.0
         try:
             if not stream:
                 answer = client.post(self.url + "/chat/completions", json=body)
+                first = time.time()
                 release = answer.headers.get("x-llm-release", "")
                 good = answer.status_code == 200 and bool(answer.json()["choices"][0]["message"]["content"])
                 why = "" if good else f"{answer.status_code} {answer.text[:200]}"
             else:
                 with client.stream("POST", self.url + "/chat/completions", json=body) as answer:
+                    first = time.time()
                     release = answer.headers.get("x-llm-release", "")
                     lines = [line for line in answer.iter_lines() if line.startswith("data:")]
                 good = answer.status_code == 200 and bool(lines) and lines[-1].strip() == "data: [DONE]"
                 why = "" if good else f"{answer.status_code} {lines[-1:]}"
         except (httpx.HTTPError, ValueError, KeyError, json.JSONDecodeError) as error:
             good, why = False, f"{type(error).__name__}: {error}"
-        return Answer(began, time.time(), release, good, why, long)
+        return Answer(began, time.time(), release, good, why, long, first)

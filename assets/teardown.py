@@ -17,10 +17,12 @@ from typing import Any
 
 import dagster as dg
 
-from assets.step import Cluster, drain, failure, run_of
-from infra.decisions import Decisions, ReleaseRecord
-from infra.errors import Blocked, ConfigError, PipelineError, Transient
+from assets.step import Cluster, Run, drain, failure, run_of
+from assets.workers import noted
+from infra.decisions import Decisions
+from infra.errors import Blocked, ConfigError, PipelineError, Problem, Transient
 from infra.platform import Leftover, Platform, Release, Route
+from infra.retention import Kept, remembered
 from infra.specs import ClusterSpec
 from infra.waiting import Progress
 
@@ -61,15 +63,15 @@ def build(clusters: Mapping[str, Cluster]) -> dg.Definitions:
         try:
             cluster, is_cluster = find(config.name, clusters)
             if is_cluster:
-                report = take_cluster_down(cluster, config, run.by, progress, wipe)
+                report = take_cluster_down(cluster, config, run, progress, wipe)
             else:
-                report = take_model_down(cluster.platform, config.name, run.by, progress, wipe, purge=config.purge)
+                report = take_model_down(cluster.platform, config.name, run, progress, wipe, purge=config.purge)
         except PipelineError as error:
             raise failure(error) from error
         tell(context, config.name, report)
 
     @dg.job(
-        name="teardown", tags={"llm/lifecycle": "teardown", "dagster/max_retries": "2"}, executor_def=dg.in_process_executor,
+        name="teardown", tags={"llm/lifecycle": "teardown", "dagster/max_retries": "2"}, executor_def=noted(dg.in_process_executor),
         description="Takes a model or a cluster down and proves that nothing is left. Weights, images and history are kept unless `purge` is said.",
     )  # fmt: skip
     def teardown() -> None:
@@ -90,18 +92,21 @@ def find(name: str, clusters: Mapping[str, Cluster]) -> tuple[Cluster, bool]:
 
 
 def take_model_down(
-    platform: Platform, model: str, by: str, progress: Progress, wipe: Callable[[dg.AssetKey], object], *, purge: bool = False
+    platform: Platform, model: str, run: Run, progress: Progress, wipe: Callable[[dg.AssetKey], object], *, purge: bool = False
 ) -> Report:
     """One model, leaf to root. Absent already: an empty report."""
-    decisions, report = Decisions(platform.records, model), Report()
-    decisions.want(False, by)
+    decisions, report, by = Decisions(platform.records, model), Report(), run.by
+    insist_on_the_last_word(decisions, run)
+    decisions.want(False, by, run.id)
     wipe(dg.AssetKey([model, "deployment"]))
     progress.phase("route", model)
-    for name in sorted({release.served_name for release in served_releases(decisions)}):
+    for name in own_names(platform, model, served_releases(decisions)):
         platform.endpoint.closed(model, name, 0, "taken down", progress)
     with contextlib.ExitStack() as locks:
         for stage in ("gpu_nodepool", "ray_service", "smoke_test", "endpoint"):
             locks.enter_context(platform.records.lock(f"{model}.{stage}", by, progress))
+        insist_on_the_last_word(decisions, run)
+        end_attempts(decisions, by)
         served, live = served_releases(decisions), decisions.live
         record = decisions.release(live.release) if live else None
         if record:
@@ -110,19 +115,34 @@ def take_model_down(
             platform.ray_service.remove(state.release, progress)
             report.took("ray_service", state.release, f"Ray head, engine and their folders ({state.phase})")
         wipe(dg.AssetKey([model, "ray_service"]))
-        remove_routes(platform, served, record.release if record else None, report, progress)
+        remove_routes(platform, model, served, record.release if record else None, report, progress)
         for release in served:
             platform.gpu_nodepool.delete(release, progress)
         for stage in ("endpoint", "gpu_nodepool"):
             wipe(dg.AssetKey([model, stage]))
         decisions.write("live", None)
         decisions.write("claim", None)
-    data(platform, decisions, report, progress, purge=purge)
-    prove_absence(platform, lambda found: found.model == model and not found.data, report, progress)
+        decisions.write("outage", None)
+    data(platform, decisions, by, report, progress, purge=purge)
+    prove_absence(platform, lambda found: found.model == model and not found.data and not decisions.wanted, report, progress)
     return report
 
 
-def take_cluster_down(cluster: Cluster, config: TeardownConfig, by: str, progress: Progress, wipe: Callable[[dg.AssetKey], object]) -> Report:
+def insist_on_the_last_word(decisions: Decisions, run: Run) -> None:
+    """Raises Blocked when somebody said `up` after this `down` was launched: the later word counts, and that rollout is under way."""
+    found = decisions.deployment
+    if found and found.wanted and found.run and run.before(found):
+        raise Blocked(f"{decisions.model} was asked for again by {found.by} after this down", next=f"llm-pipeline down {decisions.model}, if it shall go all the same")
+
+
+def end_attempts(decisions: Decisions, by: str) -> None:
+    """Tries that a killed run left open are over; that of a living one ends itself in the same words."""
+    for name, record in decisions.releases().items():
+        if record.last and record.last.result == "running":
+            decisions.finish(name, record.last.run, "cancelled", Problem(f"{decisions.model} was taken down by {by}"))
+
+
+def take_cluster_down(cluster: Cluster, config: TeardownConfig, run: Run, progress: Progress, wipe: Callable[[dg.AssetKey], object]) -> Report:
     """Its models first; refuses while one is wanted, unless told to include them."""
     platform, report = cluster.platform, Report()
     models = models_on(platform, cluster)
@@ -130,12 +150,12 @@ def take_cluster_down(cluster: Cluster, config: TeardownConfig, by: str, progres
     if wanted and not config.include_models:
         raise Blocked(f"cluster {cluster.name} carries wanted models: {', '.join(wanted)}", next=f"llm-pipeline down --cluster {cluster.name} --include-models")
     for name in models:
-        one = take_model_down(platform, name, by, progress, wipe, purge=config.purge)
+        one = take_model_down(platform, name, run, progress, wipe, purge=config.purge)
         report.removed += one.removed
-    with platform.records.lock(f"{cluster.name}.cluster", by, progress):
+    with platform.records.lock(f"{cluster.name}.cluster", run.by, progress):
         platform.cluster.delete(ClusterSpec.model_construct(name=cluster.name), progress)
         for found in platform.inventory.find():
-            if not found.data or config.purge:
+            if not found.data or (config.purge and not shared(platform, found)):
                 platform.inventory.remove(found, progress)
                 report.took(found.part, found.id, found.why_ours)
         platform.records.delete(cluster.name, "identity")
@@ -159,37 +179,65 @@ def served_releases(decisions: Decisions) -> list[Release]:
     return [record.release for record in decisions.releases().values()]
 
 
-def remove_routes(platform: Platform, served: Iterable[Release], live: Release | None, report: Report, progress: Progress) -> None:
+def remove_routes(platform: Platform, model: str, served: Iterable[Release], live: Release | None, report: Report, progress: Progress) -> None:
     """The router forgets the names; on `local` it ends with the last of them. Only a release that was live had a route to report."""
-    for model, name in sorted({(release.model, release.served_name) for release in served}):
+    for name in own_names(platform, model, served):
         platform.endpoint.delete(Route(model, name, "", ("127.0.0.1", 0)), progress)
         if live and live.served_name == name:
             report.took("endpoint", name, "its route in the router")
 
 
-def data(platform: Platform, decisions: Decisions, report: Report, progress: Progress, *, purge: bool) -> None:
-    """Weights, image and records: kept and listed, or removed unless another model uses them."""
+def own_names(platform: Platform, model: str, served: Iterable[Release]) -> list[str]:
+    """The served names of a model's releases, but for those that the router sends to another model meanwhile."""
+
+    def elsewhere(name: str) -> bool:
+        seen = platform.endpoint.observe(Route(model, name, "", ("127.0.0.1", 0)))
+        return bool(seen and seen.release and seen.release.rsplit("-", 1)[0] != model)
+
+    return [name for name in sorted({release.served_name for release in served}) if not elsewhere(name)]
+
+
+def data(platform: Platform, decisions: Decisions, by: str, report: Report, progress: Progress, *, purge: bool) -> None:
+    """Weights, image and records: kept and listed, or removed unless another model (or another home) uses them."""
     if purge:
-        mine = decisions.releases().values()
-        others = other_releases(platform, decisions.model)
-        for record in mine:
-            release = record.release
-            if release.manifest.digest not in {other.manifest.digest for other in others}:
-                platform.model_weights.delete(release, progress)
-                report.took("model_weights", release.manifest.digest[:16], f"weights of revision {release.revision[:12]}")
-            if release.image not in {other.image for other in others}:
-                platform.image.delete(release, progress)
-                report.took("image", release.image, "the engine's environment")
-        platform.records.purge(decisions.model)
-        report.took("records", decisions.model, "decisions and history")
+        with contextlib.ExitStack() as locks:
+            for stage in ("model_weights", "image"):
+                locks.enter_context(platform.records.lock(f"{decisions.model}.{stage}", by, progress))
+            remove_data(platform, decisions, report, progress)
     keep(platform, report)
 
 
-def other_releases(platform: Platform, model: str) -> list[Release]:
-    """Releases of all other models that are wanted or remembered."""
-    names = (name for name in platform.records.owners() if name != model)
-    found: list[ReleaseRecord] = [record for name in names for record in Decisions(platform.records, name).releases().values()]
-    return [record.release for record in found]
+def remove_data(platform: Platform, decisions: Decisions, report: Report, progress: Progress) -> None:
+    """What nobody else remembers."""
+    others = other_kept(platform, decisions.model)
+    weights, images = {other.manifest.digest for other in others}, {other.image for other in others}
+    for record in decisions.releases().values():
+        release = record.release
+        if release.manifest.digest not in weights and not shared_blindly(platform):
+            platform.model_weights.delete(release, progress)
+            report.took("model_weights", release.manifest.digest[:16], f"weights of revision {release.revision[:12]}")
+        if release.image not in images and not shared_blindly(platform):
+            platform.image.delete(release, progress)
+            report.took("image", release.image, "the engine's environment")
+    platform.records.purge(decisions.model)
+    report.took("records", decisions.model, "decisions and history")
+
+
+def other_kept(platform: Platform, model: str) -> list[Kept]:
+    """What all other models remember, wanted or not, here and in every other home that shares the store."""
+    own = [(platform.records, name) for name in platform.records.owners() if name != model]
+    theirs = [(sharer.records, name) for sharer in platform.inventory.sharers() if sharer.records for name in sharer.records.owners()]
+    return [kept for records, name in (*own, *theirs) for kept in remembered(records, name)]
+
+
+def shared_blindly(platform: Platform) -> bool:
+    """Whether a home shares the store whose needs can not be read: then everything is in use."""
+    return any(sharer.records is None for sharer in platform.inventory.sharers())
+
+
+def shared(platform: Platform, found: Leftover) -> bool:
+    """Whether this folder of the store is somebody else's too; then only what no one needs goes, model by model."""
+    return found.part in ("model_weights", "image") and bool(platform.inventory.sharers())
 
 
 def keep(platform: Platform, report: Report) -> None:

@@ -6,6 +6,7 @@ Records hold decisions and verdicts only. What exists is observed on the platfor
     release/<id>      a release, whole, with its attempts and mark    attempt/<run>  which release that run works on
     pin               stay here                                       claim          whose rollout is under way
     live              which release the router serves                 acts           counter of the loop, and its last verdicts
+    outage            since when nobody answers, in a `recreate`
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ SCHEMA = 1
 KEEP_ACTS = 500
 """Verdicts kept per model: what `why` prints."""
 
+DIED = Problem("the run ended without a verdict", why="its process was killed, or the machine stopped")
+"""How the try of a killed run ends."""
+
 Result = Literal["running", "accepted", "refused", "failed", "cancelled", "waiting", "rejected"]
 
 
@@ -36,11 +40,12 @@ class Document(BaseModel):
 
 
 class Deployment(Document):
-    """`wanted` false with its time stays after a `down`, so that a queued older run can be told from a new one. Unix seconds."""
+    """`wanted` false stays after a `down`, so that a queued older run can be told from a new one: by `run`, the one that decided last. Unix seconds."""
 
     wanted: bool
     since: float
     by: str
+    run: str = ""
 
 
 class Admitted(Document):
@@ -167,11 +172,20 @@ class Live(Document):
 
 
 class Claim(Document):
-    """Whose rollout is under way; expires by itself when its run died."""
+    """Whose rollout is under way. `worker` is the process of its run: when that is gone, so is the claim; `until` is for when nobody can tell."""
 
     run: str
     release: str
     until: float
+    worker: str = ""
+
+
+class Outage(Document):
+    """Nobody answers since this moment: a rollout took the live release away first. Gone when the next one answers."""
+
+    since: float
+    run: str
+    why: str
 
 
 class Act(BaseModel):
@@ -278,13 +292,13 @@ class Decisions:
 
         return self._retry(once)
 
-    def want(self, wanted: bool, by: str) -> Deployment:
+    def want(self, wanted: bool, by: str, run: str = "") -> Deployment:
         """Only a person's `up`, Materialize or `down` comes here. Wanted already: `since` stays."""
 
         def how(old: Deployment | None) -> Deployment:
             if old and old.wanted == wanted and wanted:
-                return old
-            return Deployment(wanted=wanted, since=time.time(), by=by)
+                return old.model_copy(update={"run": run})
+            return Deployment(wanted=wanted, since=time.time(), by=by, run=run)
 
         return self.change(Deployment, "deployment", how)
 
@@ -310,7 +324,7 @@ class Decisions:
             assert old is not None, f"release {release} was never remembered"
             if old.last and old.last.run == run and old.last.result == "running":
                 return old
-            died = Failure(what="the run ended without a verdict", why="its process was killed, or the machine stopped")
+            died = Failure.model_validate(DIED.as_dict())
             closed = tuple(
                 a.model_copy(update={"result": "failed", "ended": time.time(), "problem": died, "transient": True}) if a.result == "running" else a
                 for a in old.attempts
@@ -359,7 +373,7 @@ class Decisions:
         done = self.change(Acts, "acts", lambda old: Acts(n=(old or Acts()).n + 1, verdicts=(*(old or Acts()).verdicts, act)[-KEEP_ACTS:]))
         return done.n
 
-    def take_claim(self, run: str, release: str, seconds: float) -> Claim | None:
+    def take_claim(self, run: str, release: str, seconds: float, worker: str = "") -> Claim | None:
         """Takes or renews the claim; answers somebody else's claim when it is theirs."""
         now = time.time()
         found = self.records.get(self.model, "claim")
@@ -368,10 +382,16 @@ class Decisions:
             if other.run != run and other.until > now:
                 return other
         try:
-            self._put("claim", Claim(run=run, release=release, until=now + seconds), found.version if found else None)
+            self._put("claim", Claim(run=run, release=release, until=now + seconds, worker=worker), found.version if found else None)
         except Conflict:
-            return self.take_claim(run, release, seconds)
+            return self.take_claim(run, release, seconds, worker)
         return None
+
+    def abandoned(self, run: str, release: str) -> None:
+        """A run died without a word: its try is closed, and what it claimed is free."""
+        if self.release(release):
+            self.finish(release, run, "failed", DIED, transient=True)
+        self.drop_claim(run)
 
     def drop_claim(self, run: str) -> None:
         found = self.read(Claim, "claim")

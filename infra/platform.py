@@ -212,6 +212,41 @@ class Leftover:
     data: bool = False
 
 
+@dataclass(frozen=True)
+class Held:
+    """Something of the store that could go by itself, and come again.
+
+    part     model_weights · image · partial (bytes of a download) · log
+    id       first 16 hex digits of the manifest · digest of the image · key of the content · path
+    bytes    on disk; `blobs`: of which contents these are, since revisions share them
+    since    Unix seconds since when it is here
+    model    whose log it is
+    spent    why nobody can need it, where the platform itself can tell (a build that was interrupted); else retention decides
+    """
+
+    part: str
+    id: str
+    what: str
+    bytes: int
+    blobs: Mapping[str, int] = field(default_factory=dict)
+    since: float = 0.0
+    model: str | None = None
+    spent: str = ""
+
+
+@dataclass(frozen=True)
+class Sharer:
+    """Somebody else who uses the same store. `records` None: they can not be read, so everything counts as used by them.
+
+    running    names of releases that have anything on their platform
+    """
+
+    name: str
+    records: Records | None
+    running: tuple[str, ...] = ()
+    problem: str = ""
+
+
 # ---------------------------------------------------------------- the parts
 
 
@@ -249,7 +284,13 @@ class CapacityPart(Part[Release, Capacity], Protocol):
     """`gpu_nodepool`."""
 
     def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
-        """Whether the release fits next to everything that runs, once the releases named in `without` are gone."""
+        """Whether the release fits next to everything that runs or is about to, once the releases named in `without` are gone."""
+
+    def reserve(self, release: Release, progress: Progress, without: tuple[str, ...] = ()) -> AbstractContextManager[Capacity]:
+        """Looks as `room` does and, where it fits, keeps the room until the end of the block: two that look at once never both get it.
+
+        From then on what the release needs counts as taken for as long as it runs.
+        """
 
 
 class ServicePart(Part[Release, ServiceState], Protocol):
@@ -335,7 +376,16 @@ class Inventory(Protocol):
         """Read from the platform itself, never from records."""
 
     def remove(self, leftover: Leftover, progress: Progress) -> None:
-        """Removes one thing that `find` showed."""
+        """Removes one thing that `find` showed; of data that others share only what they don't need."""
+
+    def held(self) -> tuple[Held, ...]:
+        """What lies in the store, one by one."""
+
+    def discard(self, held: Held, progress: Progress) -> int:
+        """Removes one thing that `held` showed; bytes freed, 0 where somebody works with it or it is gone."""
+
+    def sharers(self) -> tuple[Sharer, ...]:
+        """Who else uses the same store."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def engine_arguments() -> frozenset[str]:
 
 
 def _extra(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    for key in value:
+    for key, given in value.items():
         plain = key.lstrip("-").replace("-", "_")
         if plain != "extra" and plain in EngineSpec.model_fields:
             raise wrong(f"has a key of its own; write it as engine.{plain}", key)
@@ -176,7 +176,18 @@ def _extra(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
             raise wrong(f"is set by the product; {SET_BY_US[plain]}", key)
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", key):
             raise wrong("is not the name of an engine argument; they are written like max_num_batched_tokens", key)
+        if text := next(filter(_no_argument, _words(given)), None):
+            raise wrong(f"holds {text[:40]!r}; a text that begins with - would be read as another argument, and none may hold what no argument can", key)
     return value
+
+
+def _words(value: JsonValue) -> list[str]:
+    """The texts that become words of a command line."""
+    return [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+
+
+def _no_argument(text: str) -> bool:
+    return bool(re.match("-", text) or re.search("[\0\ud800-\udfff]", text))
 
 
 OCI = r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
@@ -237,7 +248,7 @@ class Resources(Spec):
     """What one replica gets."""
 
     gpu: int | None = says("release", "Whole GPUs; 0: none. Null: the planner's choice.", None, ge=0, le=64)
-    cpu: Cores | None = says("release", "CPU cores, 2 or '500m'. Null: the planner's choice.", None)
+    cpu: Cores | None = says("release", "CPU cores, 2 or '500m'. On local: slots of the machine that no other model gets. Null: the planner's choice.", None)
     memory: Size | None = says("release", "Main memory, '4Gi' or bytes. Null: the planner's choice.", None)
     ephemeral_storage: Size | None = says("release", "Scratch disk, '20Gi' or bytes. Null: the planner's choice.", None)
 
@@ -306,7 +317,7 @@ class ReleaseRules(Spec):
         "in_place", "Seconds that running requests of the old release may take. Default 60: longer than most answers.", 60, ge=0, le=86_400
     )
     keep_previous: int = says(
-        "in_place", "Earlier accepted releases kept (weights, image) for a rollback. Default 1: the last good one.", 1, ge=0, le=20
+        "in_place", "Earlier accepted releases kept (weights, image) for a rollback; `collect` removes older ones. Default 1: the last good one.", 1, ge=0, le=20
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assets.deployment import known_manifests
+from assets.ray_service import outage_seconds, strategy
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_TIMEOUT, TAG_WHY, Model
 from infra import policy
 from infra.decisions import Decisions, ReleaseRecord
@@ -45,13 +46,14 @@ class Outcome:
     problem: Problem | None = None
     exit_code: int = 0
     notes: tuple[str, ...] = ()
+    outage: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The document of contracts."""
         return {
             "model": self.model, "result": self.result, "release": self.release, "previous_release": self.previous, "revision": self.revision,
             "endpoint": self.endpoint, "run_id": self.run_id, "changed": self.changed, "seconds": self.seconds, "phases": self.phases,
-            "problem": self.problem.as_dict() if self.problem else None, "notes": list(self.notes),
+            "problem": self.problem.as_dict() if self.problem else None, "notes": list(self.notes), "outage_seconds": self.outage,
         }  # fmt: skip
 
 
@@ -163,7 +165,7 @@ def rollback(dagster: Dagster, name: str, release: str | None, listen: Listener,
     """Goes to an earlier accepted release and pins it."""
     model = stage(name)
     decisions = Decisions(model.platform.records, name)
-    target = earlier(decisions, release)
+    target = earlier(decisions, model.platform, release)
     seen = look(model.platform, name, model.spec, model.base)
     if seen.live and seen.live.id == target.id and seen.serves:
         return [Outcome(name, "unchanged", target.id, target.id, target.revision, model.platform.endpoint.url, notes=(f"release {target.id} serves already",))]
@@ -171,8 +173,8 @@ def rollback(dagster: Dagster, name: str, release: str | None, listen: Listener,
     return _launch_and_follow(dagster, [(model, ())], listen, tags, follow=follow, timeout=timeout)
 
 
-def earlier(decisions: Decisions, release: str | None) -> ReleaseRecord:
-    """The named release, or the last accepted one that is not live."""
+def earlier(decisions: Decisions, platform: Platform, release: str | None) -> ReleaseRecord:
+    """The named release, or the last accepted one that is not live. Blocked when its weights or its image are gone."""
     live = decisions.live
     releases = decisions.releases()
     if release:
@@ -181,11 +183,30 @@ def earlier(decisions: Decisions, release: str | None) -> ReleaseRecord:
             raise ConfigError(f"{decisions.model} has {'no' if not found else 'more than one'} release {release}", next=f"llm-pipeline history {decisions.model}")
         if not found[0].accepted:
             raise Blocked(f"release {found[0].id} was never accepted", why="a rollback goes to what has served before", next=f"llm-pipeline history {decisions.model}")
+        if lost := gone(found[0], platform):
+            raise _retired(found[0], lost, decisions.model)
         return found[0]
-    accepted = [record for record in releases.values() if record.accepted and (live is None or record.id != live.release)]
-    if not accepted:
+    earlier_ones = [record for record in releases.values() if record.accepted and (live is None or record.id != live.release)]
+    if not earlier_ones:
         raise Blocked(f"{decisions.model} has no earlier accepted release", next=f"llm-pipeline history {decisions.model}")
+    accepted = [record for record in earlier_ones if not gone(record, platform)]
+    if not accepted:
+        raise _retired(earlier_ones[0], gone(earlier_ones[0], platform), decisions.model)
     return max(accepted, key=lambda record: max(a.ended or 0 for a in record.attempts if a.result == "accepted"))
+
+
+def gone(record: ReleaseRecord, platform: Platform) -> str:
+    """What a release lacks to be started again as it was; empty when nothing."""
+    lost = [word for word, part in (("weights", platform.model_weights), ("image", platform.image)) if part.observe(record.release) is None]
+    return " and ".join(lost)
+
+
+def _retired(record: ReleaseRecord, lost: str, model: str) -> Blocked:
+    return Blocked(
+        f"release {record.id} is retired: its {lost} {'are' if 'weights' in lost else 'is'} gone",
+        why=f"release.keep_previous {record.release.spec.release.keep_previous} keeps so many earlier ones",
+        next=f"declare revision {record.revision[:12]} again, then: llm-pipeline up {model}; raise release.keep_previous to keep more",
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- down, pin
@@ -226,6 +247,23 @@ def pin(dagster: Dagster, name: str, revision: str | None, listen: Listener, *, 
     return run_id
 
 
+def collect(dagster: Dagster, listen: Listener, *, timeout: float = 1800) -> dict[str, Any]:
+    """Launches the job `collect`; its reports as one."""
+    run_id = dagster.launch(Launch({TAG_ACTION: "collect", TAG_BY: person()}, job="collect"), needs_daemon=False)
+    report: dict[str, Any] = {"removed": [], "kept": [], "freed_bytes": 0, "runs_forgotten": 0, "postponed": None}
+    problem: Problem | None = None
+    for event in dagster.follow(run_id, timeout):
+        listen("collect", event)
+        if event.kind == "done" and event.stage.endswith("/collection"):
+            report |= {key: report[key] + event.facts[key] for key in ("removed", "kept", "freed_bytes", "runs_forgotten")}
+            report["postponed"] = report["postponed"] if event.facts["postponed"] == "nothing" else event.facts["postponed"]
+        elif event.kind == "failed":
+            problem = event.facts["problem"]
+    if problem:
+        raise _again(problem)
+    return {**report, "run_id": run_id}
+
+
 # ---------------------------------------------------------------- private
 
 
@@ -240,6 +278,8 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
             release = wish.release
             done.append(Outcome(model.name, "unchanged", release.id, release.id, release.revision, model.platform.endpoint.url, notes=wish.notes))
         else:
+            if told := _announced(wish):
+                listen(model.name, Event("note", "", told))
             launch.append((model, wish.notes))
     if revision:
         tags = {**tags, "llm/revision": revision}
@@ -265,6 +305,7 @@ def _followed(dagster: Dagster, model: Model, run: str, before: str | None, list
     changed: dict[str, bool] = {}
     seconds: dict[str, float] = {}
     problem: Problem | None = None
+    outage: float | None = None
     status = ""
     try:
         for event in dagster.follow(run, timeout):
@@ -272,13 +313,14 @@ def _followed(dagster: Dagster, model: Model, run: str, before: str | None, list
             if event.kind == "done":
                 name = event.stage.split("/")[-1]
                 changed[name], seconds[name] = bool(event.facts.get("changed")), float(event.facts.get("seconds", 0))
+                outage = event.facts.get("outage_seconds", outage)
             elif event.kind == "failed" and problem is None:
                 problem = event.facts["problem"]
             elif event.kind == "ended":
                 status = event.text
     except Timeout as error:
         problem = error.problem
-    return _outcome(model, run, before, changed, seconds, problem, status, notes)
+    return replace(_outcome(model, run, before, changed, seconds, problem, status, notes), outage=outage)
 
 
 def _outcome(
@@ -299,6 +341,19 @@ def _outcome(
         model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url if good else None,
         run, changed, seconds, dict(attempt.phases) if attempt else {}, None if good else problem, 0 if good else 1, notes,
     )  # fmt: skip
+
+
+def _announced(wish: Wish) -> str:
+    """What a person should know before the run begins: there is no room for two, and what will happen therefore."""
+    release, live = wish.release, wish.seen.live
+    if release is None or live is None or live.id == release.id or not wish.seen.serves:
+        return ""
+    found = wish.model.platform.gpu_nodepool.room(release)
+    choice = strategy(release, found)
+    if choice == "recreate":
+        return f"{wish.model.name}: {live.id} goes before {release.id} comes: nothing answers for about {outage_seconds(Decisions(wish.model.platform.records, wish.model.name)):.0f} s ({found.why})"
+    words = {"wait": "the rollout waits for room", "fail": "the rollout will fail"}
+    return f"{wish.model.name}: no room for two, {words[choice]} ({found.why})" if choice in words else ""
 
 
 def _would_be(model: Model, source: Any, verdict: policy.Admission, seen: Situation) -> Release | None:

@@ -8,6 +8,8 @@ import sys
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
+from assets.workers import TAG_WORKER
+from infra import workers
 from infra.settings import ROOT
 
 
@@ -17,7 +19,7 @@ def main(order: str) -> int:
     job = ReconstructableRepository.for_module("llm_pipeline.definitions", "defs", str(ROOT)).get_reconstructable_job(asked["job"])
     assets = [dg.AssetKey(path) for path in asked["assets"]] or None
     with dg.DagsterInstance.get() as instance:
-        result = dg.execute_job(job, instance=instance, run_config=asked["config"], tags=asked["tags"], asset_selection=assets, raise_on_error=False)
+        result = dg.execute_job(job, instance=instance, run_config=asked["config"], tags={**asked["tags"], TAG_WORKER: workers.myself()}, asset_selection=assets, raise_on_error=False)
         return 0 if result.success else 1
 
 

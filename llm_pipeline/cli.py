@@ -232,6 +232,20 @@ def leftovers(delete: Annotated[bool, typer.Option("--delete", help="Remove them
     raise typer.Exit(1 if rows else 0)
 
 
+@app.command(rich_help_panel=MACHINE)
+def collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    as_json: Json = False, yes: Yes = False, timeout: Seconds = 1800,
+) -> None:  # fmt: skip
+    """Remove weights, images, logs and runs that nobody needs."""
+    dagster = Dagster(load())
+    found = views.collectable(dagster) if dry_run else actions.collect(dagster, lambda *_: None, timeout=timeout)
+    if as_json:
+        console.document(found)
+        return
+    show_collected(found, dry_run=dry_run)
+
+
 @app.command("doctor", rich_help_panel=MACHINE)
 def doctor_(as_json: Json = False) -> None:
     """What is missing on this machine, and how to get it."""
@@ -290,6 +304,8 @@ def show_outcome(dagster: Dagster, outcome: Outcome, took: float) -> None:
             console.line()
         console.stages(outcome.seconds, outcome.changed)
         console.line()
+    if outcome.outage is not None:
+        console.note(f"nobody answered for {outcome.outage:.1f} s: there was no room for two", "busy")
     rows = [("endpoint", outcome.endpoint or "-"), ("revision", (outcome.revision or "-")[:40]), ("dagster", dagster.url if dagster.webserver() else "not running (make up)")]
     console.table(rows if outcome.result == "unchanged" else [*rows, ("took", console.ago(took))], styles=("quiet",))
     console.following(f"llm-pipeline chat {outcome.model}", "llm-pipeline status")
@@ -311,6 +327,9 @@ def show_status(found: dict[str, Any]) -> None:
     if endpoint := next((row["endpoint"] for row in found["models"] if row["endpoint"]), None):
         console.line(f"endpoint  {endpoint}", "quiet")
     console.line(f"dagster   {dagster['webserver']}" if dagster["daemon"] else "dagster   not running: nothing heals by itself", "quiet" if dagster["daemon"] else "busy")
+    if found.get("cache") and found["cache"]["over"]:
+        told, following = doctor.fullness(found["cache"])
+        console.line(f"cache     {told}; {following}", "busy")
     wrong = next((row for row in found["models"] if row["problem"]), None)
     if wrong:
         console.following(wrong["problem"]["next"] or f"llm-pipeline logs {wrong['model']}")
@@ -333,6 +352,19 @@ def show_report(report: dict[str, Any], targets: list[str], *, as_json: bool) ->
     rows += [("kept", f"{r['what']} ({console.size(r['bytes'])})") for r in report["kept"]]
     console.table(rows, styles=("quiet",)) if rows else None
     console.following("llm-pipeline leftovers --delete" if report["left"] else "llm-pipeline up")
+
+
+def show_collected(found: dict[str, Any], *, dry_run: bool) -> None:
+    """What went, or would go, and why the rest stays."""
+    word = "would go" if dry_run else "removed"
+    count = len(found["removed"])
+    told = f"{count} thing{'' if count == 1 else 's'} {'would go' if dry_run else 'went'}, {console.size(found['freed_bytes'])}" if count else "nothing is unneeded"
+    console.line(told, "good")
+    if not dry_run and found["postponed"]:
+        console.note(f"weights and images were left for the next time: {found['postponed']}", "busy")
+    rows = [(mark, row["part"], f"{row['what']} ({console.size(row['bytes'])}): {row['why']}") for mark, key in ((word, "removed"), ("stays", "kept")) for row in found[key]]
+    console.table(rows, styles=("quiet",)) if rows else None
+    console.following("llm-pipeline collect" if dry_run and found["removed"] else "llm-pipeline status")
 
 
 def show_pin(model: str, run: str, *, as_json: bool) -> None:
@@ -396,6 +428,7 @@ def main(run: Callable[..., Any] = app) -> None:
         console.card(Problem("llm-pipeline runs from its clone", why="it was installed without -e, so its graph and YAML are not here", next="git clone it, then: make up"))
         sys.exit(2)
     os.chdir(ROOT)
+    os.umask(0o077)  # home, cache and Dagster's storage are this user's alone; children inherit it
     with one_message():
         code = run(standalone_mode=False) or 0
         if code == INTERRUPTED:

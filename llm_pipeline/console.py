@@ -130,6 +130,8 @@ class Board:
     def listen(self, model: str, event: Event) -> None:
         """Takes one event of a run."""
         stage = event.stage
+        if event.kind == "note":
+            note(event.text, "busy")
         if not stage or event.kind in ("log", "ended") or "__" in stage.split("/")[-1] or stage.endswith(("digests_match", "teardown_report")):
             return
         row = self.rows.setdefault(stage, Row(stage, event.at))

@@ -10,16 +10,16 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import pins, teardown  # noqa: E402 - the filters must come first
+from assets import collect, pins, teardown  # noqa: E402 - the filters must come first
+from assets.workers import noted  # noqa: E402
 from infra.declarations import Broken, Declared  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
-from infra.settings import ROOT  # noqa: E402
 from infra.specs import ClusterSpec, ModelSpec  # noqa: E402
 from llm_pipeline import automation  # noqa: E402
-from llm_pipeline.components import cluster_stage, declared  # noqa: E402
+from llm_pipeline.components import build, cluster_stage, declared, model_stages  # noqa: E402
 
-EXECUTOR = dg.multiprocess_executor.configured(
-    {"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.definitions"]}}, "max_concurrent": 4}
+EXECUTOR = noted(
+    dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.definitions"]}}, "max_concurrent": 4})
 )
 """One process per step (a killed step leaves the others alone), forked from a server that has everything imported."""
 
@@ -28,18 +28,18 @@ EXECUTOR = dg.multiprocess_executor.configured(
 def defs() -> dg.Definitions:
     """Everything of this clone. A file that fails disables only itself."""
     everything = declared()
-    tree = dg.ComponentTree.for_project(ROOT)
     found: list[Declared[ClusterSpec] | Declared[ModelSpec]] = [*everything.clusters.values(), *everything.models.values()]
-    parts = [_one(tree, one) for one in found]
+    parts = [_one(one) for one in found]
     red = [_red(broken) for broken in everything.broken]
     clusters = {name: cluster_stage(name) for name in _usable_clusters(everything.clusters)}
-    return dg.Definitions.merge(*parts, *red, teardown.build(clusters), pins.build(clusters), automation.build(), dg.Definitions(executor=EXECUTOR))
+    jobs = (teardown.build(clusters), pins.build(clusters), collect.build(clusters, model_stages(clusters)), automation.build())
+    return dg.Definitions.merge(*parts, *red, *jobs, dg.Definitions(executor=EXECUTOR))
 
 
-def _one(tree: dg.ComponentTree, found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
-    """One declaration through Dagster's own component loader."""
+def _one(found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
+    """One declaration; what fails in it stays in its own place."""
     try:
-        return tree.build_defs_at_path(found.base.relative_to(ROOT / "assets"))
+        return build(found)
     except PipelineError as error:
         kind = "cluster" if isinstance(found.spec, ClusterSpec) else "model"
         return _red(Broken(kind, found.spec.name, found.path, error.problem))  # type: ignore[arg-type]

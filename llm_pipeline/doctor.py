@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -15,7 +16,9 @@ from infra.errors import PipelineError
 from infra.local import machine
 from infra.local.endpoint import LocalEndpoint, free_port
 from infra.local.records import LocalRecords
+from infra.loopback import here
 from infra.settings import ROOT, Settings
+from llm_pipeline import views
 from llm_pipeline.runs import Dagster
 
 DISK = 8 << 30
@@ -125,7 +128,7 @@ def sockets(settings: Settings) -> Line:
 def network(settings: Settings) -> Line:
     """The Hub; not needed for what lies on this machine."""
     try:
-        with httpx.Client(timeout=3, follow_redirects=False) as client:
+        with httpx.Client(timeout=3, follow_redirects=False, trust_env=not here(settings.hf_endpoint)) as client:
             code = client.head(settings.hf_endpoint + "/api/models?limit=1").status_code
     except httpx.HTTPError as error:
         return Line("network", "fix", f"{settings.hf_endpoint} is not reached ({type(error).__name__})", "models with file:// weights work without it; behind a proxy set HTTPS_PROXY")
@@ -134,13 +137,20 @@ def network(settings: Settings) -> Line:
 
 def cache(settings: Settings) -> Iterator[Line]:
     """Only when somebody set a limit."""
-    if settings.cache_limit is None:
-        return
-    from infra.local.inventory import folder_size
+    found = views.cache(Dagster(settings))
+    if found:
+        yield Line("cache", "fix" if found["over"] else "ok", *fullness(found))
 
-    used = folder_size(settings.cache_dir) if settings.cache_dir.is_dir() else 0
-    over = used > settings.cache_limit
-    yield Line("cache", "fix" if over else "ok", f"{used / 1e9:,.1f} of {settings.cache_limit / 1e9:,.1f} GB", "llm-pipeline down NAME --purge removes a model's weights" if over else None)
+
+def fullness(found: Mapping[str, Any]) -> tuple[str, str | None]:
+    """How full the store is, what could go, and the command; also for `status`."""
+    told = f"{found['bytes'] / 1e9:,.2f} of {found['limit'] / 1e9:,.2f} GB"
+    if not found["over"]:
+        return told, None
+    if not found["could_free"]:
+        return f"{told}, {found['over'] / 1e9:,.2f} GB too much, and all of it is needed", "llm-pipeline collect --dry-run says what for; llm-pipeline down NAME --purge removes a model's weights"
+    could = ", ".join(f"{row['part']} {row['what']} {row['bytes'] / 1e9:,.2f} GB" for row in found["could_go"][:5])
+    return f"{told}, {found['over'] / 1e9:,.2f} GB too much; {found['could_free'] / 1e9:,.2f} GB could go: {could}", "llm-pipeline collect"
 
 
 def origins(settings: Settings) -> Iterator[Line]:

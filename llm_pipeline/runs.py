@@ -19,11 +19,17 @@ from typing import Any
 import dagster as dg
 import httpx
 
+from assets.workers import TAG_WORKER, bury, ended
+from infra import loopback, workers
 from infra.errors import Blocked, PipelineError, Problem, Timeout, Transient
 from infra.local.machine import listener_folder
 from infra.settings import ROOT, Settings, private
 
-LOCATION, REPOSITORY, ASSET_JOB = "llm_pipeline", "__repository__", "__ASSET_JOB"
+LOCATION, REPOSITORY = "llm_pipeline", "__repository__"
+ASSET_JOB = "__ASSET_JOB"
+"""Dagster's own job over all assets: a person's runs and the loop's are runs of it. A job of the loop's own would be a copy of the whole graph,
+loaded and kept a second time."""
+
 TAG_LAUNCH = "llm/launch"
 
 LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
@@ -46,7 +52,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run. kind: phase · started · done · skipped · failed · log · check · ended"""
+    """Something that happened in a run. kind: note · phase · started · done · skipped · failed · log · check · ended"""
 
     kind: str
     stage: str
@@ -73,7 +79,7 @@ class Dagster:
     def webserver(self) -> str | None:
         """Its URL when it answers, and is ours: another clone's on the same port is not."""
         try:
-            with httpx.Client(trust_env=False, timeout=3) as client:
+            with loopback.client(3) as client:
                 info = client.get(self.url + "/server_info").json()
         except (httpx.HTTPError, ValueError):
             return None
@@ -94,7 +100,11 @@ class Dagster:
         return answer.get("message") or inner.get("message")
 
     def launch(self, what: Launch, *, needs_daemon: bool = True) -> str:
-        """Launches, and returns the run's id. `down` passes needs_daemon=False: it goes on as if neither were there."""
+        """Launches, and returns the run's id. `down` passes needs_daemon=False: it goes on as if neither were there.
+
+        What a killed run left is ended first: with a daemon the new one would wait behind it for ever.
+        """
+        bury(self.instance)
         if self.webserver() and self.daemon():
             return self._submit(what)
         if self.webserver() and needs_daemon:
@@ -116,8 +126,9 @@ class Dagster:
             if run is None or run.is_finished:
                 yield Event("ended", "", run.status.value if run else "LOST", time.time())
                 return
-            if self._orphan(run):
-                self.instance.report_run_failed(run, message="its process ended without a verdict")
+            if workers.gone(run.tags.get(TAG_WORKER, "")) or self._orphan(run):
+                ended(self.instance, run_id)
+                continue
             if time.monotonic() > until:
                 raise Timeout(f"run {run_id[:8]} still goes on after {timeout:,.0f} s", next=f"follow it in Dagster: {self.url}/runs/{run_id}")
             time.sleep(0.3)
@@ -130,7 +141,7 @@ class Dagster:
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None, timeout: float = 20) -> dict[str, Any]:
         try:
-            with httpx.Client(trust_env=False, timeout=timeout) as client:
+            with loopback.client(timeout) as client:
                 answer = client.post(self.url + "/graphql", json={"query": query, "variables": variables or {}}).json()
         except (httpx.HTTPError, ValueError) as error:
             raise Transient(f"Dagster at {self.url} does not answer", why=f"{type(error).__name__}: {error}", next="make up starts it") from error

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from assets import collect
 from assets.teardown import leftovers as unwanted
 from infra.decisions import Attempt, Decisions, ReleaseRecord
 from infra.declarations import Declared
@@ -14,6 +15,7 @@ from infra.errors import PipelineError, Problem
 from infra.platform import Platform
 from infra.situation import Situation, look, state_of
 from infra.specs import ModelSpec
+from infra.waiting import Progress
 from llm_pipeline import components
 from llm_pipeline.actions import platform_with
 from llm_pipeline.runs import Dagster
@@ -32,7 +34,9 @@ def status(dagster: Dagster, names: list[str]) -> dict[str, Any]:
     models += [broken_row(b.name, b.problem) for b in everything.broken if b.kind == "model" and (not names or b.name in names)]
     clusters = [cluster_row(name) for name in everything.clusters]
     clusters += [{"cluster": b.name, "platform": None, "state": "broken", "problem": b.problem.as_dict()} for b in everything.broken if b.kind == "cluster"]
-    return {"dagster": {"webserver": url, "daemon": bool(url) and dagster.daemon()}, "clusters": clusters, "models": sorted(models, key=lambda row: row["model"])}
+    found = {"dagster": {"webserver": url, "daemon": bool(url) and dagster.daemon()}, "clusters": clusters, "models": sorted(models, key=lambda row: row["model"])}
+    store = cache(dagster)
+    return found | {"cache": store} if store else found
 
 
 def model_names(names: list[str]) -> list[str]:
@@ -135,6 +139,36 @@ def leftovers() -> list[dict[str, Any]]:
                 "usd_per_hour": found.usd_per_hour, "why_ours": found.why_ours,
             })  # fmt: skip
     return rows
+
+
+def collectable(dagster: Dagster) -> dict[str, Any]:
+    """What `collect` would remove now and what stays, with bytes. Changes nothing."""
+    clusters = [name for name, found in components.declared().clusters.items() if found.spec.platform == "local"]
+    out: dict[str, Any] = {"removed": [], "kept": [], "freed_bytes": 0, "bytes": 0}
+    models = components.model_stages(clusters)
+
+    def over(run: str) -> bool:
+        """Asked when there is a run to ask for: looking must not make a storage."""
+        return dagster.settings.instance_dir.is_dir() and collect.ended_in(dagster.instance)(run)
+
+    for name in clusters:
+        mine = {model: stage for model, stage in models.items() if stage.spec.cluster == name}
+        verdict = collect.survey(components.platform_of(name), mine, over, Progress(30))
+        out["removed"] += [collect.row(one.held.part, one.held.id, one.held.what, one.held.bytes, one.why) for one in verdict.goes]
+        out["kept"] += [collect.row(one.held.part, one.held.id, one.held.what, one.held.bytes, one.why) for one in verdict.stays if one.held.part != "log"]
+        out["freed_bytes"] += verdict.bytes
+        out["bytes"] = max(out["bytes"], verdict.stored)
+    return out
+
+
+def cache(dagster: Dagster) -> dict[str, Any] | None:
+    """How full the store is and what could go; None without a limit."""
+    limit = dagster.settings.cache_limit
+    if limit is None:
+        return None
+    found = collectable(dagster)
+    over = max(0, found["bytes"] - limit)
+    return {"bytes": found["bytes"], "limit": limit, "over": over, "could_free": found["freed_bytes"], "could_go": found["removed"] if over else []}
 
 
 def since(row: dict[str, Any]) -> float | None:

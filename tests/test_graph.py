@@ -51,13 +51,14 @@ def graph() -> AssetGraph:
 
 
 def picture() -> str:
-    """Every asset with what a person sees of it; then checks, jobs and sensors."""
+    """Every asset with what a person sees of it; then checks, jobs, sensors and schedules."""
     found = graph()
     lines = [line for key in sorted(found.get_all_asset_keys()) for line in asset_lines(found, key)]
     checks = (f"{key.asset_key.to_user_string()}:{key.name}{' blocking' if found.get(key).blocking else ''}" for key in found.asset_check_keys)
     jobs = (f"{job.name} {dict(job.tags or {})}" for job in shipped().jobs or ())
     sensors = (f"{sensor.name} every {sensor.minimum_interval_seconds} s, {sensor.default_status.value}" for sensor in shipped().sensors or ())
-    for title, rows in (("checks", checks), ("jobs", jobs), ("sensors", sensors)):
+    schedules = (f"{schedule.name} {schedule.cron_schedule}, {schedule.default_status.value}" for schedule in shipped().schedules or ())
+    for title, rows in (("checks", checks), ("jobs", jobs), ("sensors", sensors), ("schedules", schedules)):
         lines += ["", title, *(f"    {row}" for row in sorted(rows))]
     return "\n".join(lines) + "\n"
 

@@ -25,7 +25,7 @@ def platform(settings: Settings, cluster: str = "local") -> Platform:
     records = LocalRecords(settings.home)
     endpoint = LocalEndpoint(settings, records)
     weights = LocalWeights(settings)
-    image = LocalImage(settings.cache_dir, settings.torch_index)
+    image = LocalImage(settings.cache_dir, settings.torch_index, home=settings.home)
     service = LocalService(settings.home, temp_dir(settings), image, weights)
 
     def live(model: str) -> tuple[str, str] | None:
@@ -37,14 +37,14 @@ def platform(settings: Settings, cluster: str = "local") -> Platform:
     return Platform(
         name="local",
         cluster=LocalCluster(settings, endpoint),
-        gpu_nodepool=LocalCapacity(weights, service),
+        gpu_nodepool=LocalCapacity(settings.home, weights, service),
         model_weights=weights,
         image=image,
         ray_service=service,
         endpoint=endpoint,
         records=records,
         usage=LocalUsage(endpoint, live),
-        inventory=LocalInventory(settings, service, endpoint, lambda _: cluster),
+        inventory=LocalInventory(settings, service, endpoint, weights, image, lambda _: cluster),
         sweep_pause=1.0,
     )
 

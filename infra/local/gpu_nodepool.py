@@ -1,7 +1,13 @@
 """gpu_nodepool on this machine: whether a release fits, before anything is started. Nothing is made.
 
 The rule, until the memory planner replaces it: weights × 1.1 + key/value cache + a fixed overhead measured once, per replica,
-must fit into the memory that is free now, less a margin. CPUs are logical slots and never refuse; GPUs are counted.
+must fit into the memory that is free now, less a margin. What grows into its memory only later (a release that starts, or is about
+to) counts with what it needs, not with what it has. CPUs are logical slots: only `resources.cpu` that somebody declared counts,
+against the CPUs that the releases of other models left undeclared. GPUs belong to one release each.
+
+    <home>/room/<release>.json     what a release needs, written when it got its room; counts while its lock is held (it is about to
+                  <release>.lock   start) or while it runs, so that nothing has to be cleared after a kill
+                  .lock            one look at a time
 
 Upstream     deployment            Downstream     ray_service
 """
@@ -9,13 +15,21 @@ Upstream     deployment            Downstream     ray_service
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
+from filelock import Timeout as Busy
 
 from infra import engine
 from infra.errors import CapacityError
 from infra.local import machine
+from infra.local.processes import read_json, write_json
 from infra.local.ray_service import LocalService
 from infra.platform import Capacity, Release, WeightsPart
+from infra.settings import private
 from infra.waiting import Progress
 
 OVERHEAD = {"ray": 3_600 << 20, "vllm": 2_300 << 20}
@@ -26,11 +40,21 @@ MARGIN = 512 << 20
 """Bytes that stay free for the machine itself."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a release took that runs, or is about to. `unused`: bytes of its memory that it does not have yet."""
+
+    release: str
+    model: str
+    needs: Mapping[str, float]
+    unused: float
+
+
 class LocalCapacity:
     """`CapacityPart` as arithmetic over what is free."""
 
-    def __init__(self, weights: WeightsPart, service: LocalService) -> None:
-        self._weights, self._service = weights, service
+    def __init__(self, home: Path, weights: WeightsPart, service: LocalService) -> None:
+        self._room, self._weights, self._service = home / "room", weights, service
 
     def observe(self, release: Release) -> Capacity | None:
         return self.room(release)
@@ -44,15 +68,12 @@ class LocalCapacity:
         alone = self.room(release, without=others)
         if alone.fits:
             return Capacity(fits=True, why=f"only without {', '.join(others)}: {found.why}", needs=found.needs, free=found.free)
-        running = [state.release for state in self._service.running() if state.release not in others]
-        raise CapacityError(
-            f"{release.name} does not fit on this machine", why=alone.why,
-            next=("take another model down first: llm-pipeline down " + running[0].rsplit("-", 1)[0]) if running
-            else "lower engine.max_model_len or max_num_seqs, or use a smaller or quantised model",
-        )  # fmt: skip
+        raise self._no_room(release, alone, others)
 
     def delete(self, release: Release, progress: Progress) -> None:
-        """Nothing was made."""
+        """Forgets what the release needed; of one that runs or is about to, that stays."""
+        if self._note(release.name).exists() and release.name not in {taken.release for taken in self._taken()}:
+            self._note(release.name).unlink(missing_ok=True)
 
     def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
         if any(state.release == release.name and state.phase != "dead" for state in self._service.running(release.model)):
@@ -60,9 +81,84 @@ class LocalCapacity:
         needs = self._needs(release)
         freed = sum(self._service.memory(name) for name in without)
         here = machine.look()
-        free = {"memory": float(machine.memory_free() + freed - MARGIN), "gpus": float(len(here.gpus)), "cpus": float(here.cpus)}
-        short = [name for name in ("memory", "gpus") if needs[name] > free[name]]
-        return Capacity(fits=not short, why="; ".join(_sentence(name, needs[name], free[name]) for name in short or ("memory",)), needs=needs, free=free)
+        taken = [one for one in self._taken() if one.release != release.name and one.release not in without]
+        slots = sum(one.needs.get("cpus", 0) for one in taken if one.model != release.model)
+        free = {
+            "memory": float(machine.memory_free() + freed - MARGIN - sum(one.unused for one in taken)),
+            "gpus": float(len(here.gpus) - sum(one.needs.get("gpus", 0) for one in taken)), "cpus": float(here.cpus - slots),
+        }  # fmt: skip
+        short = [name for name in ("memory", "gpus", "cpus") if needs[name] > max(0.0, free[name])]
+        why = "; ".join(_sentence(name, needs[name], free[name], taken, here) for name in short or ("memory",))
+        return Capacity(fits=not short, why=why, needs=needs, free=free)
+
+    @contextmanager
+    def reserve(self, release: Release, progress: Progress, without: tuple[str, ...] = ()) -> Iterator[Capacity]:
+        """See `CapacityPart`. The lock dies with its holder, and what a release needs counts no more when nothing of it runs."""
+        mine = self._lock(release.name)
+        with self._alone(progress):
+            found = self.room(release, without)
+            if found.fits:
+                self._forget()
+                with suppress(Busy):  # somebody looks whether it is held: a moment
+                    mine.acquire(timeout=5)
+                write_json(self._note(release.name), {"model": release.model, "needs": dict(found.needs)})
+        try:
+            yield found
+        finally:
+            mine.release()
+
+    # ------------------------------------------------ private
+
+    def _no_room(self, release: Release, found: Capacity, others: tuple[str, ...]) -> CapacityError:
+        running = [state.release for state in self._service.running() if state.release not in (*others, release.name)]
+        return CapacityError(
+            f"{release.name} does not fit on this machine", why=found.why,
+            next=("take another model down first: llm-pipeline down " + running[0].rsplit("-", 1)[0]) if running
+            else "lower engine.max_model_len or max_num_seqs, or use a smaller or quantised model",
+        )  # fmt: skip
+
+    def _taken(self) -> Iterator[Taken]:
+        """Everything of this home that got room and still has it."""
+        running = {state.release for state in self._service.running() if state.phase != "dead"}
+        for path in sorted(self._room.glob("*.json")):
+            found = read_json(path)
+            if found is None or not (path.stem in running or self._held(path.stem)):
+                continue
+            needs = {str(name): float(value) for name, value in dict(found["needs"]).items()}  # type: ignore[call-overload]
+            used = self._service.memory(path.stem) if path.stem in running else 0
+            yield Taken(path.stem, str(found["model"]), needs, max(0.0, needs.get("memory", 0.0) - used))
+
+    @contextmanager
+    def _alone(self, progress: Progress) -> Iterator[None]:
+        """One look at a time, so that what one takes the next one sees."""
+        private(self._room)
+        lock = self._lock("")
+        progress.until(lambda: _take(lock) or None, every=0.1)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _forget(self) -> None:
+        """What got room once and has it no more."""
+        kept = {taken.release for taken in self._taken()}
+        for path in self._room.glob("*.json"):
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
+
+    def _held(self, name: str) -> bool:
+        """Whether somebody is about to start it."""
+        lock = self._lock(name)
+        free = _take(lock)
+        if free:
+            lock.release()
+        return not free
+
+    def _note(self, name: str) -> Path:
+        return self._room / f"{name}.json"
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self._room / f"{name}.lock", thread_local=False, fallback_to_soft=False, preserve_lock_file=True)
 
     def _needs(self, release: Release) -> dict[str, float]:
         spec = release.spec
@@ -73,7 +169,7 @@ class LocalCapacity:
             cache = 0 if release.needs_gpu else engine.kv_bytes(release, self._config(release))
             weights = 0 if release.needs_gpu else release.manifest.size * 1.1
             memory = weights + cache + OVERHEAD[spec.engine.kind]
-        return {"memory": memory * replicas, "gpus": float(spec.resources.gpu or 0) * replicas, "cpus": float(spec.resources.cpu or 1) * replicas}
+        return {"memory": memory * replicas, "gpus": float(spec.resources.gpu or 0) * replicas, "cpus": float(spec.resources.cpu or 0) * replicas}
 
     def _config(self, release: Release) -> dict[str, object]:
         stored = self._weights.observe(release)
@@ -81,7 +177,20 @@ class LocalCapacity:
         return dict(json.loads(path.read_text())) if path and path.exists() else {}
 
 
-def _sentence(name: str, need: float, free: float) -> str:
-    if name == "gpus":
-        return f"needs {need:.0f} GPUs, this machine has {free:.0f}"
-    return f"needs {need / 2**30:.1f} GiB of memory, {max(0.0, free) / 2**30:.1f} GiB are free (less a margin of {MARGIN / 2**30:.1f} GiB)"
+def _take(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Busy:
+        return False
+    return True
+
+
+def _sentence(name: str, need: float, free: float, taken: Sequence[Taken], here: machine.Machine) -> str:
+    """What is short (memory: or not), with both numbers and who has the rest."""
+    if name == "memory":
+        later = sum(one.unused for one in taken)
+        more = f", {later / 2**30:.1f} GiB that {', '.join(one.release for one in taken if one.unused)} will still take" if later >= 2**27 else ""
+        return f"needs {need / 2**30:.1f} GiB of memory, {max(0.0, free) / 2**30:.1f} GiB are free (less a margin of {MARGIN / 2**30:.1f} GiB{more})"
+    word, total = ("GPUs", len(here.gpus)) if name == "gpus" else ("CPUs", here.cpus)
+    who = ", ".join(f"{one.release} {one.needs[name]:g}" for one in taken if one.needs.get(name))
+    return f"needs {need:g} {word}, this machine has {total:g}" + (f" and {max(0.0, free):g} are not taken ({who})" if free < total else "")

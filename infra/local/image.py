@@ -27,9 +27,11 @@ from filelock import FileLock
 from filelock import Timeout as Busy
 
 from infra.errors import CapacityError, ConfigError, PipelineError, Timeout, Transient, Withdrawn
+from infra.local.homes import register
 from infra.local.image_build import GIB, SERVING, Build, Recipe, digest, pins, recipes, remove_aside
+from infra.local.machine import folder_size
 from infra.local.processes import end, mark_of, read_json
-from infra.platform import ImageState, Release
+from infra.platform import Held, ImageState, Release
 from infra.specs import ModelSpec
 from infra.waiting import Progress
 
@@ -41,10 +43,12 @@ class LocalImage:
 
     torch_index   where torch's CPU build is, when pip as it is configured has none
     flavours      how each flavour is made; None: from the locks in `serving`
+    home          who builds here: told to others that share the cache
     """
 
-    def __init__(self, cache: Path, torch_index: str, serving: Path = SERVING, flavours: Mapping[str, Recipe] | None = None) -> None:
-        self._root = cache.absolute() / "images"
+    def __init__(self, cache: Path, torch_index: str, serving: Path = SERVING, flavours: Mapping[str, Recipe] | None = None, home: Path | None = None) -> None:
+        self._cache, self._home = cache.absolute(), home
+        self._root = self._cache / "images"
         self._torch_index = torch_index
         self._serving = serving
         self._flavours = flavours
@@ -55,6 +59,8 @@ class LocalImage:
 
     def apply(self, spec: Release, progress: Progress) -> ImageState:
         """Builds it unless it is there. Raises ConfigError when its lock is not the one that is here, CapacityError, Transient."""
+        if self._home:
+            register(self._cache, self._home)
         if found := self._stored(spec.image):
             return found
         recipe = self._recipe(spec)
@@ -63,13 +69,30 @@ class LocalImage:
 
     def delete(self, spec: Release, progress: Progress) -> None:
         """Removes it, for all models of this flavour: that no release needs it any more is for the caller to know."""
-        folder = self._folder(spec.image)
+        self._take_away(spec.image, progress)
+
+    def held(self) -> tuple[Held, ...]:
+        """Images, whole or not, and what interrupted builds and removals left."""
         if not self._root.is_dir():
-            return
-        with self._lock(spec.image, progress):
-            if folder.exists():
-                folder.rename(folder.with_name(f".gone-{folder.name}-{os.getpid()}"))
-            self._sweep(folder.name, progress)
+            return ()
+        unfinished = {found.group(1) for path in self._root.iterdir() if (found := UNFINISHED.fullmatch(path.name))}
+        whole = {state.digest: state for state in self.kept()}
+        names = {f"local:{path.name}" for path in self._root.iterdir() if NAME.fullmatch(path.name)}
+        rows = [_held(image, whole.get(image), self._folder(image)) for image in sorted(names)]
+        return (*rows, *(row for name in sorted(unfinished) if (row := self._unfinished(name))))
+
+    def discard(self, held: Held, progress: Progress) -> int:
+        """Removes one thing that `held` showed; bytes freed. Of a build only what no living builder holds."""
+        if held.spent and held.id.startswith(UNDONE):
+            lock = self._lock_of(held.id.removeprefix(UNDONE))
+            if not _take(lock):
+                return 0
+            try:
+                self._sweep(held.id.removeprefix(UNDONE), progress)
+            finally:
+                lock.release()
+            return held.bytes
+        return held.bytes if self._take_away(held.id, progress) else 0
 
     def resolve(self, spec: ModelSpec, progress: Progress) -> str:
         """The digest of the image that this spec asks for. Reads the lock, nothing else."""
@@ -81,6 +104,27 @@ class LocalImage:
         return tuple(state for name in names if (state := self._stored(f"local:{name}")))
 
     # ------------------------------------------------------------ private
+
+    def _take_away(self, image: str, progress: Progress) -> bool:
+        """Out of the way at once, then removed: killed in between, the next sweep finds it."""
+        folder = self._folder(image)
+        if not self._root.is_dir():
+            return False
+        with self._lock(image, progress):
+            there = folder.exists()
+            if there:
+                folder.rename(folder.with_name(f".gone-{folder.name}-{os.getpid()}"))
+            self._sweep(folder.name, progress)
+        return there
+
+    def _unfinished(self, name: str) -> Held | None:
+        """What a build or a removal of this image left, when nobody is at it any more."""
+        lock = self._lock_of(name)
+        if not _take(lock):
+            return None
+        lock.release()
+        size = sum(folder_size(path) for pattern in (f".building-{name}-*", f".gone-{name}-*") for path in self._root.glob(pattern))
+        return Held("image", UNDONE + name, f"what was left of image {name}", size, spent="its build or its removal was interrupted")
 
     def _folder(self, image: str) -> Path:
         kind, _, name = image.partition(":")
@@ -196,6 +240,15 @@ class LocalImage:
 
 
 NAME = re.compile(r"[0-9a-f]{16}")
+UNFINISHED = re.compile(r"\.(?:building|gone)-([0-9a-f]{16})-\d+")
+UNDONE = "unfinished:"
+
+
+def _held(image: str, state: ImageState | None, folder: Path) -> Held:
+    if state is None:
+        return Held("image", image, "an image that can not be used", folder_size(folder))
+    versions = ", ".join(f"{name} {value}" for name, value in sorted(state.versions.items()) if name in ("ray", "vllm"))
+    return Held("image", image, versions or "an image", state.size, since=folder.stat().st_mtime)
 
 
 def _state(image: str, folder: Path, marker: Mapping[str, object], *, changed: bool = False) -> ImageState:

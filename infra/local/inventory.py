@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from infra.errors import Transient
+from infra.local import homes
 from infra.local.endpoint import LocalEndpoint
+from infra.local.image import LocalImage
+from infra.local.machine import folder_size
+from infra.local.model_weights import LocalWeights
 from infra.local.processes import end, home_id, marked
 from infra.local.ray_service import LocalService
-from infra.platform import Leftover
+from infra.platform import Held, Leftover, Sharer
 from infra.settings import Settings
 from infra.waiting import Progress
 
 OTHER = frozenset({"dagster"})
 """Marked processes that are not part of a model's life: the product's own Dagster."""
 
+LOG_LIMIT, LOG_KEPT = 20 << 20, 5 << 20
+"""Bytes above which a log that only grows is cut, and how many of its newest bytes stay."""
+
 
 class LocalInventory:
     """`Inventory` of one home."""
 
-    def __init__(self, settings: Settings, service: LocalService, endpoint: LocalEndpoint, cluster: Callable[[str], str]) -> None:
+    def __init__(
+        self, settings: Settings, service: LocalService, endpoint: LocalEndpoint, weights: LocalWeights, image: LocalImage, cluster: Callable[[str], str]
+    ) -> None:
         self._settings, self._service, self._endpoint, self._cluster = settings, service, endpoint, cluster
+        self._weights, self._image = weights, image
 
     def find(self) -> tuple[Leftover, ...]:
         return (*self._services(), *self._sessions(), *self._router(), *self._strays(), *self._data())
@@ -34,8 +46,55 @@ class LocalInventory:
                 self._endpoint.stop(progress)
             case "process":
                 end(leftover.id, progress, grace=2)
+            case "model_weights" | "image" if self.sharers():
+                pass  # others need some of it: what they don't need goes one by one, through `discard`
             case _ if any(Path(leftover.id).is_relative_to(root) for root in (self._settings.home, self._settings.cache_dir, self._service.temp)):
                 shutil.rmtree(leftover.id, ignore_errors=True)
+
+    # ------------------------------------------------ the store
+
+    def held(self) -> tuple[Held, ...]:
+        return (*self._weights.held(), *self._image.held(), *self._logs())
+
+    def discard(self, held: Held, progress: Progress) -> int:
+        try:
+            match held.part:
+                case "image":
+                    return self._image.discard(held, progress)
+                case "log":
+                    return self._cut(Path(held.id), held)
+                case _:
+                    return self._weights.discard(held)
+        except OSError as error:
+            raise Transient(f"{held.part} {held.id} can not be removed", why=str(error), next="check the rights of that folder, then: llm-pipeline collect") from error
+
+    def sharers(self) -> tuple[Sharer, ...]:
+        return homes.others(self._settings.cache_dir, self._settings.home)
+
+    # ------------------------------------------------ private
+
+    def _logs(self) -> Iterator[Held]:
+        """Logs that only grow, once they are too long; and those of each model, for when nobody remembers it."""
+        folder = self._settings.home / "logs"
+        for path in (*sorted(folder.glob("*.log")), self._endpoint.log()):
+            if path.is_file() and (size := path.stat().st_size) > LOG_LIMIT:
+                yield Held("log", str(path), path.name, size - LOG_KEPT, spent=f"longer than {LOG_LIMIT >> 20} MiB: its newest {LOG_KEPT >> 20} MiB stay")
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir():
+                yield Held("log", str(path), f"logs of {path.name}", folder_size(path), model=path.name)
+
+    def _cut(self, path: Path, held: Held) -> int:
+        """Whoever writes appends, and goes on in the same file; the newest bytes are in `<name>.1`."""
+        if path.is_dir() and path.is_relative_to(self._settings.home / "logs"):
+            shutil.rmtree(path, ignore_errors=True)
+            return held.bytes
+        if not path.is_file():
+            return 0
+        with path.open("rb") as file:
+            file.seek(-min(LOG_KEPT, path.stat().st_size), os.SEEK_END)
+            path.with_name(path.name + ".1").write_bytes(file.read())
+        os.truncate(path, 0)
+        return held.bytes
 
     def _services(self) -> Iterator[Leftover]:
         for state in self._service.running():
@@ -68,18 +127,3 @@ class LocalInventory:
                            ("engine-cache", self._settings.home / "engine-cache")):  # fmt: skip
             if path.is_dir() and (size := folder_size(path)):
                 yield Leftover(part, str(path), "", None, None, f"it lies in {path.parent}", bytes=size, data=True)
-
-
-def folder_size(path: Path) -> int:
-    """Bytes on disk below a folder; a file with several names counts once."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for found in path.rglob("*"):
-        try:
-            stat = found.lstat()
-        except OSError:
-            continue
-        if (stat.st_dev, stat.st_ino) not in seen:
-            seen.add((stat.st_dev, stat.st_ino))
-            total += stat.st_blocks * 512
-    return total

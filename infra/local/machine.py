@@ -77,6 +77,21 @@ def disk_free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def folder_size(path: Path) -> int:
+    """Bytes on disk below a folder; a file with several names counts once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for found in path.rglob("*"):
+        try:
+            stat = found.lstat()
+        except OSError:
+            continue
+        if (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_blocks * 512
+    return total
+
+
 def gpus() -> tuple[str, ...]:
     """GPUs that the driver shows; none when there is no driver."""
     program = shutil.which("nvidia-smi")

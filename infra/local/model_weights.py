@@ -10,11 +10,12 @@ from pathlib import Path
 
 from infra import weights
 from infra.errors import ConfigError
-from infra.platform import Release, WeightsState
+from infra.local.homes import register
+from infra.platform import Held, Release, WeightsState
 from infra.settings import Settings
 from infra.specs import ModelSpec
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Seen, Store, Stored
+from infra.weights import Access, Bad, Seen, Store, Stored, sweep
 
 
 class LocalWeights:
@@ -22,6 +23,7 @@ class LocalWeights:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.cache_dir / "weights")
+        self._cache, self._home = settings.cache_dir, settings.home
         self._access = Access(
             hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
             hf_cache=settings.hub_cache, stall_seconds=settings.stall_seconds, aws=settings.aws,
@@ -34,6 +36,7 @@ class LocalWeights:
 
     def apply(self, release: Release, progress: Progress) -> WeightsState:
         """Fetches what is missing, checks each byte, and that an engine could start from it."""
+        register(self._cache, self._home)
         source = self._open(release.source, Path(release.base or "/"), allow_pickle=release.spec.allow_pickle)
         stored = self.store.fill(source, Seen(release.source, release.revision, release.manifest), progress)
         for problem in weights.problems(stored.path, release.manifest, release.spec.allow_pickle):
@@ -52,8 +55,25 @@ class LocalWeights:
     def verify(self, release: Release, progress: Progress) -> tuple[Bad, ...]:
         return self.store.verify(release.manifest, progress)
 
+    def held(self) -> tuple[Held, ...]:
+        """What lies in the store, by contents."""
+        return tuple(_held(row) for row in sweep.rows(self.store))
+
+    def discard(self, held: Held) -> int:
+        """Removes one thing of the store; bytes freed."""
+        return sweep.drop(self.store, sweep.Row(KINDS[held.part], held.id, held.what, dict(held.blobs)))
+
     def _open(self, uri: str, base: Path, *, allow_pickle: bool) -> weights.Source:
         return weights.open_source(weights.parse(uri, base), self._access, allow_pickle)
+
+
+KINDS = {"model_weights": "revision", "partial": "partial", "blob": "blob"}
+"""What the parts of `Held` are called in the store."""
+
+
+def _held(row: sweep.Row) -> Held:
+    part = next(part for part, kind in KINDS.items() if kind == row.kind)
+    return Held(part, row.key, row.what, row.bytes, row.blobs, row.at, spent="no revision leads to it" if part == "blob" else "")
 
 
 def _state(stored: Stored) -> WeightsState:

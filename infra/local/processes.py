@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -23,8 +24,15 @@ from pathlib import Path
 from infra.errors import ConfigError, Transient
 from infra.settings import private
 from infra.waiting import Progress
+from infra.workers import boot_id, is_zombie, start_ticks
+from infra.workers import stat as _stat
+
+__all__ = ["boot_id", "is_zombie", "start_ticks"]  # part of this module's own vocabulary
 
 MARK = "LLM_PIPELINE_MARK"
+
+HALF = re.compile(r"\..+\.[0-9]+\.[0-9]+")
+"""A small file that is being written: its name, then who writes it."""
 
 _children: set[int] = set()
 """What this process started and did not collect yet."""
@@ -42,23 +50,6 @@ class Identity:
     @property
     def alive(self) -> bool:
         return self.boot == boot_id() and start_ticks(self.pid) == self.ticks and not is_zombie(self.pid)
-
-
-def boot_id() -> str:
-    """Changes with every start of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when there is none."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields else None
-
-
-def is_zombie(pid: int) -> bool:
-    """Ended, but not yet collected by its parent."""
-    fields = _stat(pid)
-    return bool(fields) and fields[0] == "Z"
 
 
 def mark_of(home: Path, part: str, name: str) -> str:
@@ -83,7 +74,7 @@ def spawn(argv: Sequence[str], *, mark: str, record: Path, log: Path, env: Mappi
         try:
             process = subprocess.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                env={**env, MARK: mark}, cwd=cwd, start_new_session=True, close_fds=True,
+                env={**env, MARK: mark}, cwd=cwd, start_new_session=True, close_fds=True, umask=0o077,
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"{argv[0]} can not be started", why=str(error), next="check that this program is whole; if it is the image's Python: make clean, then up") from error
@@ -163,15 +154,22 @@ def memory(mark: str, record: Path | None = None) -> int:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Whole or not at all, mode 0600."""
+    """Whole or not at all, mode 0600. What killed writers began in this folder is removed."""
     private(path.parent)
+    for other in path.parent.glob(".*.*.*.*"):
+        if HALF.fullmatch(other.name) and start_ticks(int(other.name.split(".")[-2])) is None:
+            other.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, object] | None:
@@ -183,14 +181,6 @@ def read_json(path: Path) -> dict[str, object] | None:
 
 
 # ---------------------------------------------------------------- private
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name (which may hold spaces and parentheses): state first."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def _grow(pids: frozenset[int], leader: Identity | None) -> frozenset[int]:

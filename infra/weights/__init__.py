@@ -5,6 +5,7 @@ declared   hf://, s3://, file://, asset:// read from YAML; pure
 source     Source (look, fetch) and what it takes to reach one (Access)
 folder     file://     hub  hf://     s3  s3://
 store      the content-addressed store: find, fill, verify, remove
+sweep      what lies in a store, one by one, and taking one of it away
 parallel   several threads at work while one watches the deadline
 inspect    what lies there: facts for people, problems before an engine starts
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from infra.errors import ConfigError
+from infra.settings import private
 from infra.weights.manifest import File
 
 
@@ -57,7 +58,7 @@ class Blobs:
         """Makes the folders, for this user only: weights may be licensed to one person."""
         try:
             for name in ("blobs", "revisions", "manifests", "partial", "locks"):
-                (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+                private(self.root / name)
         except OSError as error:
             raise ConfigError(
                 f"weights can not be stored at {self.root}",
@@ -115,7 +116,7 @@ class Blobs:
     def link(self, name: str, to: Path) -> None:
         """Puts a link to the blob there, in place of whatever is there. FileNotFoundError when somebody removed the blob."""
         with self.lock(name):
-            to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private(to.parent)
             if to.exists() and to.samefile(self.blob(name)):
                 return
             beside = self._beside(name)
@@ -150,7 +151,7 @@ class Blobs:
 
     def lock(self, name: str) -> FileLock:
         """The OS lock of one content. Never the soft kind: a file that outlives a killed holder would stop everybody for ever."""
-        return FileLock(self.root / "locks" / name, fallback_to_soft=False, preserve_lock_file=True)
+        return FileLock(self.root / "locks" / name, mode=0o600, fallback_to_soft=False, preserve_lock_file=True)
 
     def _beside(self, name: str) -> Path:
         """A place to prepare the next step, which only the holder of the blob's lock uses; a killed one's remains are cleared."""
@@ -180,6 +181,7 @@ def share(path: Path, to: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
             raise
         to.unlink(missing_ok=True)
+        to.touch(mode=0o600)
         shutil.copyfile(path, to)
 
 

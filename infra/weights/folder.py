@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Event
 
 from infra.errors import ConfigError, Transient
+from infra.settings import private
 from infra.waiting import Progress, Transfer
 from infra.weights.declared import Declared
 from infra.weights.digest import BLOCK, Tick, sha256
@@ -182,10 +183,11 @@ class _Known:
         rows: dict[str, list[object]] = {mark.path: [*_row(mark), file.sha256] for mark, file in found.items()}
         if self.path is None or rows == self.mine:
             return
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(self.all | {self.root: rows}))
-        beside.replace(self.path)
+        with suppress(OSError):  # a full disk costs the next look a second reading, and no more
+            beside = private(self.path.parent) / f"{self.path.name}.{os.getpid()}"
+            beside.touch(mode=0o600)
+            beside.write_text(json.dumps(self.all | {self.root: rows}))
+            beside.replace(self.path)
 
 
 def _locked(uri: str, error: OSError) -> ConfigError:

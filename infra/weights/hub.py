@@ -17,12 +17,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from infra.errors import Blocked, ConfigError, Transient
+from infra.loopback import here
 from infra.waiting import Progress
 from infra.weights import hub_errors
 from infra.weights.declared import Declared
@@ -114,6 +115,10 @@ class Hub:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+        _quiet()
+        if here(self.access.hf_endpoint):
+            _past_the_proxy()
+
         # The Hub client speaks through an HTTP library of its own choice; all that one raises has the base that its own error shares.
         transport = cast(type[Exception], next(base for base in HfHubHTTPError.__bases__ if base is not OSError))
         api = HfApi(endpoint=self.access.hf_endpoint, token=self.access.hf_token or False, library_name="llm-pipeline")
@@ -160,8 +165,7 @@ class Hub:
         return httpx.Client(
             headers=headers,
             follow_redirects=True,
-            # A proxy stands between us and the Hub, never between us and a mirror on this machine.
-            trust_env=urlsplit(endpoint).hostname not in ("127.0.0.1", "localhost", "::1"),
+            trust_env=not here(endpoint),
             timeout=httpx.Timeout(self.access.stall_seconds, connect=CONNECT_SECONDS),
         )
 
@@ -182,3 +186,20 @@ class Hub:
         return hub_errors.Asked(
             self.uri, self.repo, self.access.hf_endpoint.rstrip("/"), self.declared.revision, path, self.access.stall_seconds
         )
+
+
+def _quiet() -> None:
+    """The Hub client would tell the Hub which tools call it, and fetch a list of tools for that first."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+@cache
+def _past_the_proxy() -> None:
+    """The Hub client's own client again, without the proxy of the environment."""
+    from huggingface_hub import get_session, set_client_factory
+
+    usual = get_session()
+    kind, hooks = type(usual), usual.event_hooks
+    set_client_factory(lambda: kind(event_hooks=hooks, follow_redirects=True, timeout=None, trust_env=False))

@@ -7,8 +7,6 @@ that a line that breaks every minute still brings 100 GB, while one that brings 
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections import deque
 from pathlib import Path
@@ -16,10 +14,11 @@ from threading import Event
 
 from filelock import Timeout as Held
 
-from infra.errors import CapacityError, ConfigError, Conflict, PipelineError, Transient
+from infra.errors import CapacityError, Transient
 from infra.waiting import Transfer
 from infra.weights.blobs import Blobs, Entry, Partial
 from infra.weights.digest import read
+from infra.weights.disk import told
 from infra.weights.manifest import File, Seen
 from infra.weights.parallel import LOOK_EVERY, Stopped
 from infra.weights.source import Source
@@ -46,13 +45,13 @@ class Obtain:
     def __call__(self, entry: Entry, stop: Event) -> str:
         """The sha256 of the file, which is linked into its revision when this returns."""
         file, partial = entry.file, self.blobs.partial(entry.file)
-        self._await(entry, partial, stop)
         try:
+            self._await(entry, partial, stop)
             name = self._known(entry) or self._linked(entry, stop) or self._nearby(entry, stop) or self._fetch(entry, partial, stop)
             self.blobs.link(name, entry.link)
         except OSError as error:
-            if told := self._told(file, error):
-                raise told from error
+            if problem := told(self.blobs.root, f"{file.path} of {self.seen.source}", error):
+                raise problem from error
             raise
         finally:
             partial.lock.release()
@@ -127,7 +126,8 @@ class Obtain:
             if stop.is_set():
                 raise Stopped
 
-        if have < file.size or not partial.path.exists():
+        partial.path.touch(mode=0o600)
+        if have < file.size:
             self.source.fetch(self.seen, file, partial.path, have, tick)
         if partial.size < file.size:
             raise Transient(
@@ -177,27 +177,3 @@ class Obtain:
         """Bytes of our own folder whose right sha256 nobody can tell: an S3 file of a call that was killed, changed since then."""
         own = path == entry.link and entry.sha256 is None and entry.file.digest.startswith("s3:")
         return own and not self.blobs.intact(path, name, entry.file.size)
-
-    def _told(self, file: File, error: OSError) -> PipelineError | None:
-        """What the disk's errors mean; None: a bug, not a circumstance."""
-        root = self.blobs.root
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = os.statvfs(root)
-            return CapacityError(
-                f"the disk filled up while {file.path} of {self.seen.source} was fetched",
-                why=f"{free.f_bavail * free.f_frsize / 1e9:,.2f} GB are free at {root}; what came so far is kept",
-                next="free some space, or name a larger disk in LLM_PIPELINE_CACHE, then run the same command again",
-            )
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EROFS):
-            return ConfigError(
-                f"{file.path} of {self.seen.source} can not be stored",
-                why=f"{root}: {error.strerror}; the store needs a file system with hard links that this user may write to",
-                next="name a folder on a local disk in LLM_PIPELINE_CACHE",
-            )
-        if error.errno == errno.ENOENT:
-            return Conflict(
-                f"{file.path} of {self.seen.source} was removed while it was stored",
-                why="another process removes revisions from this store",
-                next="run the same command again",
-            )
-        return None

@@ -30,6 +30,7 @@ from infra.errors import CapacityError
 from infra.waiting import Progress, Transfer
 from infra.weights.blobs import Blobs, Entry
 from infra.weights.digest import sha256
+from infra.weights.disk import told
 from infra.weights.manifest import Manifest, Seen
 from infra.weights.obtain import Obtain
 from infra.weights.parallel import Stopped, each
@@ -113,7 +114,10 @@ class Store:
         progress.phase("weights", f"{seen.source}, {seen.manifest.size / 1e6:,.0f} MB")
         digests = each(entries, work, progress, threads=DOWNLOADS, tick=tell, again=work.again)
         names = {entry.file.path: digest for entry, digest in zip(entries, digests, strict=True)}
-        return self._commit(seen, names, work.fetched, time.monotonic() - begun)
+        try:
+            return self._commit(seen, names, work.fetched, time.monotonic() - begun)
+        except OSError as error:
+            raise told(self.root, f"the list of files of {seen.source}", error) or error from error
 
     def verify(self, manifest: Manifest, progress: Progress) -> tuple[Bad, ...]:
         """Reads every byte again, on all cores. What is bad loses its place among the blobs, so that the next `fill` repairs it.
@@ -159,7 +163,7 @@ class Store:
 
     def stored(self) -> list[Stored]:
         """Every revision that has been stored, by name of its source; cheap, so a damaged one is among them."""
-        documents = [document for path in sorted(self.root.glob("manifests/*.json")) if (document := _read(path))]
+        documents = [document for path in sorted(self.root.glob("manifests/*.json")) if (document := read_document(path))]
         return sorted((_stored(d, self.folder(Manifest.from_dict(d["manifest"]))) for d in documents), key=lambda one: (one.source, one.at))
 
     def folder(self, manifest: Manifest) -> Path:
@@ -170,14 +174,14 @@ class Store:
         return self.root / "manifests" / f"{digest}.json"
 
     def _document(self, digest: str) -> dict[str, Any] | None:
-        return _read(self._path(digest))
+        return read_document(self._path(digest))
 
     def _entries(self, manifest: Manifest) -> list[Entry]:
         """What is wanted, with what earlier revisions say of its sha256: the source may know it by another digest only."""
         own = (self._document(manifest.digest) or {"sha256": {}})["sha256"]
         known: dict[str, str] = {}
         for path in self.root.glob("manifests/*.json"):
-            if document := _read(path):
+            if document := read_document(path):
                 known |= {file.key: document["sha256"][file.path] for file in Manifest.from_dict(document["manifest"]).files}
         folder = self.folder(manifest)
         return [Entry(file, folder / file.path, file.sha256 or own.get(file.path) or known.get(file.key)) for file in manifest.files]
@@ -211,7 +215,7 @@ def _stored(document: dict[str, Any], folder: Path, *, fetched: int = 0, changed
     return Stored(digest, folder, int(document["bytes"]), fetched, changed, round(seconds, 3), source, revision, float(document["at"]))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_document(path: Path) -> dict[str, Any] | None:
     """None: absent, or not whole. A manifest is written atomically, so the latter is somebody's hand or a dying disk."""
     try:
         document: dict[str, Any] = json.loads(path.read_text())
@@ -226,7 +230,7 @@ def _beside(path: Path) -> Path:
 
 def _write(path: Path, document: dict[str, Any]) -> None:
     beside = _beside(path)
-    with beside.open("w") as file:
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(document, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

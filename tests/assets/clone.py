@@ -21,7 +21,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
 import infra.local
-from assets import pins, teardown
+from assets import collect, pins, teardown
 from assets.ray_service import route_of
 from infra import settings
 from infra.acceptance import LADDER
@@ -154,7 +154,7 @@ class Clone:
             self._defs = dg.Definitions.merge(
                 *(components.build_cluster(found) for found in everything.clusters.values()),
                 *(components.build_model(found, everything) for found in everything.models.values()),
-                teardown.build(clusters), pins.build(clusters), automation.build(), dg.Definitions(executor=dg.in_process_executor),
+                teardown.build(clusters), pins.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), dg.Definitions(executor=dg.in_process_executor),
             )  # fmt: skip
         return self._defs
 
@@ -255,6 +255,10 @@ class Clone:
     def pin(self, model: str = "demo", **config: Any) -> Ran:
         given = {"ops": {"write_pin": {"config": {"model": model, **config}}}}
         return self.execute(self.queue([], "pin", given, by="ann"))
+
+    def collect(self) -> Ran:
+        """The run of `collect`, which is also that of its schedule."""
+        return self.execute(self.queue([], "collect", by="ann"))
 
     def tick(self) -> dg.SensorResult:
         """One look of the loop."""

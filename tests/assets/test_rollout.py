@@ -49,6 +49,50 @@ def test_without_room_the_old_one_goes_first_and_the_outage_is_announced(clone: 
     assert f"recreate: {old} goes first; nothing answers for about 3 s" in ran.log
 
 
+def test_an_outage_is_measured_from_the_last_answer_to_the_first_proof(clone: Clone, world: World) -> None:
+    """On the endpoint's page; longer when the first try failed meanwhile. Without an outage there is no number."""
+    world.fits = False
+    world.on_start = lambda _: time.sleep(0.3)
+    _, _, ran = second(clone, world)
+    world.source["demo"], world.start_errors = "v3", [CapacityError("it died")]
+    failed, since = clone.up(), time.time()
+    open_ = world.records.get("demo", "outage")
+    healed = clone.up()
+
+    assert ran.success and 0.3 <= ran.pages["endpoint"]["outage_seconds"] < 20
+    assert ran.pages["endpoint"]["outage_why"] == "needs 4 GiB, 1 is free" and ("outage", "nothing answers for about 3 s (needs 4 GiB, 1 is free)") in ran.phases
+    assert failed.failed == ["ray_service"] and open_ is not None and open_.value["since"] <= since
+    assert healed.success and healed.pages["endpoint"]["outage_seconds"] >= round(time.time() - since, 1) * 0.5
+    assert world.records.get("demo", "outage") is None
+    world.fits, world.source["demo"] = True, "v4"
+    assert "outage_seconds" not in clone.up().pages["endpoint"]
+
+
+def test_recreate_takes_nothing_away_when_that_would_not_make_room_either(clone: Clone, world: World) -> None:
+    """Another model has the memory: the old release serves on."""
+    clone.declare("other", served_name="other")
+    clone.serve("other")
+    live = clone.serve()
+    world.source["demo"], world.memory = "v2", 7
+
+    ran = clone.up()
+
+    assert ran.failed == ["ray_service"] and ran.problem.why == "needs 4 GiB, 3 are free"
+    assert clone.live() == live and world.routes["demo"] is not None and f"demo-{live}" in world.running
+
+
+def test_what_a_dead_release_holds_is_room_for_the_next_one(clone: Clone, world: World) -> None:
+    """It answers nobody: it goes first where there is no room beside what is left of it."""
+    old = f"demo-{clone.serve()}"
+    world.kill(old)
+    world.source["demo"], world.memory = "v2", 4
+    world.calls.clear()
+
+    ran = clone.up()
+
+    assert ran.success and [call[0] for call in world.calls if call[1] == old or call[0] == "started"] == ["removed", "started"]
+
+
 def test_recreate_can_be_declared(clone: Clone, world: World) -> None:
     """Also where there is room."""
     clone.declare(release={"strategy": "recreate"})

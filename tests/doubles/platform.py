@@ -11,7 +11,9 @@ to the release that its table names and marks the answers as the router does.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,12 +24,14 @@ from infra.platform import (
     Capacity,
     ClusterState,
     EndpointState,
+    Held,
     ImageState,
     Leftover,
     Platform,
     Release,
     Route,
     ServiceState,
+    Sharer,
     Traffic,
     WeightsState,
 )  # fmt: skip
@@ -69,7 +73,10 @@ class World:
     on_call         called before each thing that is done to the platform; what it raises comes out there
     dead            why the engine died, per release name: `observe` calls it dead
     silent          raised by every look at services: cannot tell
-    fits            what `room` answers; a list answers one after the other
+    fits            whether there is room beside another release of the same model; a list answers one after the other
+    memory          GiB of the machine, when it is to be counted: every release needs 4
+    sharers         who else uses the store
+    spent           what lies in the store beside weights and images
     room_error      raised by the stage gpu_nodepool
     source_error    raised by every look at the source
     weights_errors  raised by the next fetches, one each
@@ -94,6 +101,10 @@ class World:
         self.dead: dict[str, str] = {}
         self.silent: PipelineError | None = None
         self.fits: bool | list[bool] = True
+        self.memory: float | None = None
+        self.reserved: set[str] = set()
+        self.sharers: tuple[Sharer, ...] = ()
+        self.spent: list[Held] = []
         self.room_error: PipelineError | None = None
         self.source_error: PipelineError | None = None
         self.weights_errors: list[PipelineError] = []
@@ -111,6 +122,7 @@ class World:
         self.generation = 0
         self.front: asyncio.Server | None = None
         self.servers = Servers()
+        self.alone = threading.Lock()
 
     @property
     def platform(self) -> Platform:
@@ -206,9 +218,28 @@ class Room:
         self.world.did("room deleted", spec.name)
 
     def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
-        found = self.world.fits
-        fits = found if isinstance(found, bool) else found.pop(0) if len(found) > 1 else found[0]
+        world = self.world
+        beside = {name for name in (*world.running, *world.reserved) if name not in (*without, release.name)}
+        if world.memory is not None:
+            free = world.memory - 4 * len(beside)
+            return Capacity(fits=free >= 4, why=f"needs 4 GiB, {free:g} are free", needs={"memory": 4.0}, free={"memory": free})
+        found = world.fits
+        if not any(name.rsplit("-", 1)[0] == release.model for name in beside - set(world.dead)):
+            fits = True
+        else:
+            fits = found if isinstance(found, bool) else found.pop(0) if len(found) > 1 else found[0]
         return Capacity(fits=fits, why="needs 4 GiB, 8 are free" if fits else "needs 4 GiB, 1 is free", needs={"memory": 4.0}, free={})
+
+    @contextmanager
+    def reserve(self, release: Release, progress: Progress, without: tuple[str, ...] = ()) -> Iterator[Capacity]:
+        with self.world.alone:
+            found = self.room(release, without)
+            if found.fits:
+                self.world.reserved.add(release.name)
+        try:
+            yield found
+        finally:
+            self.world.reserved.discard(release.name)
 
 
 class Weights:
@@ -423,6 +454,21 @@ class Inventory:
             Service(self.world).remove(leftover.id, progress)
         elif leftover.part == "endpoint":
             self.world.stop_front()
+
+    def held(self) -> tuple[Held, ...]:
+        world = self.world
+        weights = (Held("model_weights", digest[:16], "file://weights", 4_000_012, since=1.0) for digest in sorted(world.stored))
+        return (*weights, *(Held("image", found, "vllm 0.32.0", 1_000) for found in sorted(world.images)), *world.spent)
+
+    def discard(self, held: Held, progress: Progress) -> int:
+        self.world.did("discarded", held.part, held.id)
+        self.world.stored = {digest for digest in self.world.stored if held.part != "model_weights" or not digest.startswith(held.id)}
+        self.world.images -= {held.id}
+        self.world.spent = [one for one in self.world.spent if one != held]
+        return held.bytes
+
+    def sharers(self) -> tuple[Sharer, ...]:
+        return self.world.sharers
 
 
 def no_room() -> CapacityError:

@@ -8,9 +8,10 @@ from infra.errors import CapacityError
 from infra.local import machine
 from infra.platform import Platform
 from infra.waiting import Progress
-from tests.platform.conftest import LocalStand
+from tests.platform.conftest import LocalStand, killed
 
 GIB = 1 << 30
+SMALL = machine.Machine(2, 64 * GIB, (), "6.0", "3.11", "host", "id")
 
 
 @pytest.fixture
@@ -66,6 +67,81 @@ def test_needs_grow_with_replicas_and_a_declared_size_wins(stand: LocalStand, pl
 
     assert two.needs["memory"] == 2 * one.needs["memory"]
     assert said.needs["memory"] == 3 * GIB
+
+
+def test_declared_cpus_are_slots_and_undeclared_ones_refuse_nobody(stand: LocalStand, platform: Platform, free: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas count; the refusal has both numbers."""
+    monkeypatch.setattr(machine, "look", lambda: SMALL)
+
+    fits = [platform.gpu_nodepool.room(stand.release(resources=given)).fits for given in ({}, {"cpu": 2}, {"cpu": "500m"})]
+    with pytest.raises(CapacityError) as told:
+        platform.gpu_nodepool.apply(stand.release(resources={"cpu": 1.5}, replicas={"min": 2, "max": 2}), Progress(5))
+
+    assert fits == [True, True, True]
+    assert told.value.problem.why == "needs 3 CPUs, this machine has 2"
+
+
+def test_what_another_model_declared_is_taken(stand: LocalStand, platform: Platform, free: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs of another model's release that runs; those of an earlier release of the same model come free with it. GPUs belong to one release each."""
+    monkeypatch.setattr(machine, "look", lambda: SMALL)
+    first = stand.release(resources={"cpu": 1, "memory": "1Gi"})
+    with platform.gpu_nodepool.reserve(first, Progress(5)):
+        platform.ray_service.apply(first, Progress(20))
+        needy = {"name": "other", "resources": {"cpu": 2, "memory": "1Gi"}}
+
+        other = platform.gpu_nodepool.room(stand.release(**needy))
+        own = platform.gpu_nodepool.room(stand.release(resources={"cpu": 2, "memory": "1Gi"}))
+
+    assert not other.fits and other.why == f"needs 2 CPUs, this machine has 2 and 1 are not taken ({first.name} 1)"
+    assert own.fits
+
+
+def test_room_that_one_got_is_not_given_to_another_before_it_is_used(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """Two models start at the same time, each in a process of its own; while neither has its memory, only one may."""
+    first, second = stand.release(resources={"memory": "4Gi"}), stand.release(name="other", resources={"memory": "4Gi"})
+    free["memory"] = 7 * GIB
+    alone = platform.gpu_nodepool.room(second).fits
+
+    with platform.gpu_nodepool.reserve(first, Progress(5)) as got:
+        beside = stand.again().gpu_nodepool.room(second)
+        with stand.again().gpu_nodepool.reserve(second, Progress(5)) as refused:
+            pass
+    after = platform.gpu_nodepool.room(second)
+
+    assert alone and got.fits and not beside.fits and not refused.fits
+    assert f"4.0 GiB that {first.name} will still take" in beside.why
+    assert after.fits, "who started nothing holds nothing"
+
+
+def test_a_release_that_runs_keeps_what_it_needs_and_not_more_than_once(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """What it has not taken yet is not free; what it has taken is in the machine's own number. Gone, it holds nothing."""
+    first, second = stand.release(resources={"memory": "4Gi"}), stand.release(name="other", resources={"memory": "1Gi"})
+    with platform.gpu_nodepool.reserve(first, Progress(5)):
+        platform.ray_service.apply(first, Progress(20))
+    free["memory"] = 5 * GIB
+    used = platform.ray_service.memory(first.name)  # type: ignore[attr-defined]
+
+    beside = platform.gpu_nodepool.room(second)
+    platform.ray_service.delete(first, Progress(10))
+    platform.gpu_nodepool.delete(first, Progress(5))
+
+    assert not beside.fits
+    assert used // 2 < beside.free["memory"] - (GIB - (512 << 20)) < used * 2
+    assert platform.gpu_nodepool.room(second).fits
+
+
+def test_room_that_a_killed_start_had_is_free(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """Its lock died with it, and nothing has to be cleared away."""
+    first, second = stand.release(resources={"memory": "4Gi"}), stand.release(name="other", resources={"memory": "4Gi"})
+    free["memory"] = 7 * GIB
+
+    def die(progress: Progress) -> None:
+        with stand.again().gpu_nodepool.reserve(first, progress):
+            progress.phase("starting")
+
+    killed(die, "starting")
+
+    assert platform.gpu_nodepool.room(second).fits
 
 
 def test_one_that_runs_already_fits_whatever_is_free(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:

@@ -53,7 +53,7 @@ def build(model: Model) -> dg.Definitions:
 def allowed(context: Any, work: Work) -> bool:
     """Two rules: a queued run older than the last `down` wants nothing; one click never starts every model there is."""
     found = work.decisions.deployment
-    if found and not found.wanted and work.run.launched < found.since:
+    if found and not found.wanted and work.run.before(found):
         context.log.warning(f"{work.model.name} was taken down by {found.by} while this run waited: nothing to do")
         return False
     selected = context.run.asset_selection or context.job_def.asset_layer.executable_asset_keys  # none: the job was launched whole
@@ -74,7 +74,7 @@ def want(work: Work) -> Done:
         seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
         admission = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags).why
         keep_named(work, seen, tags.get("llm/revision"))
-    work.decisions.want(True, work.run.by)
+    work.decisions.want(True, work.run.by, work.run.id)
     lift_mark(work)
     release = planned(work.decisions, work.model, work.run, work.progress)
     pin = work.decisions.pin

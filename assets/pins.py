@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.step import Cluster, failure, run_of
 from assets.teardown import find
+from assets.workers import noted
 from infra.decisions import Decisions, Pin
 from infra.errors import ConfigError, PipelineError
 
@@ -32,7 +33,7 @@ def build(clusters: Mapping[str, Cluster]) -> dg.Definitions:
         except PipelineError as error:
             raise failure(error) from error
 
-    @dg.job(name="pin", tags={"llm/lifecycle": "pin"}, executor_def=dg.in_process_executor, description="Keeps a model on its live release (or on a revision), or lets it follow again.")
+    @dg.job(name="pin", tags={"llm/lifecycle": "pin"}, executor_def=noted(dg.in_process_executor), description="Keeps a model on its live release (or on a revision), or lets it follow again.")
     def pin() -> None:
         write_pin()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.ray_service import CLAIM_SECONDS
 from assets.step import Model, Work, prove_identity, start, told
 from infra import acceptance
 from infra.acceptance import LADDER, Rung
@@ -45,7 +46,7 @@ def examine(work: Work) -> Iterator[Any]:
     prove_identity(work)
     with work.platform.records.lock(f"{work.model.name}.smoke_test", f"run {work.run.id[:8]}", work.progress):
         state = candidate_of(work)
-        work.decisions.take_claim(work.run.id, work.release.id, 1800)
+        work.decisions.take_claim(work.run.id, work.release.id, CLAIM_SECONDS, work.run.worker)
         rungs: list[Rung] = []
         for rung in ladder(work, state):
             work.progress.phase(rung.name, rung.why)

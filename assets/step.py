@@ -19,7 +19,8 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterExecutionInterruptedError
 
-from infra.decisions import Decisions, ReleaseRecord, RunPlan
+from assets.workers import TAG_WORKER
+from infra.decisions import Decisions, Deployment, ReleaseRecord, RunPlan
 from infra.errors import Blocked, ConfigError, Conflict, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
 from infra.platform import ClusterState, Platform, Release
 from infra.situation import desired
@@ -84,6 +85,15 @@ class Run:
     why: str
     action: str
     release: str | None
+    worker: str = ""
+    """The process that works on it (infra/workers.py); empty when it did not say."""
+    number_of: Callable[[str], int | None] = lambda _: None
+    """Dagster's number of a run, in the order in which they were launched; None when it doesn't know it."""
+
+    def before(self, decision: Deployment) -> bool:
+        """Whether it was launched before this decision: by Dagster's numbers, which no clock turns back; by time where it can't tell."""
+        mine, other = self.number_of(self.id), self.number_of(decision.run) if decision.run else None
+        return mine < other if mine is not None and other is not None else self.launched < decision.since
 
     @property
     def by_loop(self) -> bool:
@@ -181,10 +191,17 @@ def start(context: Any, model: Model, stage: str) -> Work | None:
 def run_of(context: Any) -> Run:
     """Facts of the run from its tags and its record; a click in the UI leaves no tags."""
     tags = context.run.tags
+
+    def number_of(run: str) -> int | None:
+        found = context.instance.get_run_record_by_id(run)
+        return found.storage_id if found else None
+
     record = context.instance.get_run_record_by_id(context.run.run_id)
     launched = record.create_timestamp.timestamp() if record else time.time()
     return Run(
         context.run.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
+        (record.dagster_run.tags if record else tags).get(TAG_WORKER, ""),  # the step's own copy may be older than the tag
+        number_of,
     )  # fmt: skip
 
 
@@ -193,7 +210,7 @@ def guard(context: Any, decisions: Decisions, run: Run) -> bool:
     found = decisions.deployment
     if found and found.wanted:
         return True
-    if found and run.launched < found.since:
+    if found and run.before(found):
         context.log.warning(f"{decisions.model} was taken down by {found.by} while this run waited: nothing to do")
         return False
     problem = ConfigError(
@@ -206,7 +223,7 @@ def guard(context: Any, decisions: Decisions, run: Run) -> bool:
 def withdrawn(decisions: Decisions, run: Run) -> None:
     """Raises Withdrawn when somebody said `down` after this run was launched."""
     found = decisions.deployment
-    if found and not found.wanted and found.since > run.launched:
+    if found and not found.wanted and run.before(found):
         raise Withdrawn(f"{decisions.model} was taken down by {found.by}")
 
 

@@ -94,8 +94,10 @@ def load(**overrides: Any) -> Settings:
 
 
 def private(path: Path) -> Path:
-    """Makes a folder that only this user can enter."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Makes a folder that only this user can enter, and so every one above it that is not there yet."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    for folder in (*reversed(missing), path):
+        folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

@@ -23,6 +23,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,6 +66,15 @@ class Request:
     authorised: bool
 
 
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a file that went out: from `start` to `end`."""
+
+    path: str
+    start: int
+    end: int
+
+
 @dataclass
 class Commit:
     sha: str
@@ -93,6 +103,7 @@ class Hub:
         self.requests: list[Request] = []
         self.unexpected: list[str] = []
         self.sent = 0
+        self.spans: list[Span] = []
         self.slow = 0.0
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -132,6 +143,19 @@ class Hub:
         return [
             r for r in self.requests if r.method == "GET" and r.path.endswith("/" + path) and (r.server == "cdn" or not path.endswith(LFS))
         ]
+
+    def twice(self) -> int:
+        """Bytes that went out more than once, each counted as often as it was too many."""
+        rows: dict[str, Counter[int]] = {}
+        for span in self.spans:
+            rows.setdefault(span.path, Counter()).update({span.start: 1, span.end: -1})
+        total = 0
+        for edges in rows.values():
+            depth, before = 0, 0
+            for at in sorted(edges):
+                total += max(0, depth - 1) * (at - before)
+                depth, before = depth + edges[at], at
+        return total
 
     def take(self, path: str, kinds: tuple[Kind, ...]) -> Fault | None:
         """The first fault that fits, used up once."""
@@ -325,13 +349,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command == "GET":
-            self._body(content[start:], fault)
+            self._body(path, start, content[start:], fault)
 
-    def _body(self, body: bytes, fault: Fault | None) -> None:
+    def _body(self, path: str, start: int, body: bytes, fault: Fault | None) -> None:
         broken = fault is not None and fault.kind in ("stall", "truncate", "drop")
         for at in range(0, len(part := body[: fault.after] if broken and fault else body), 64 << 10):
             self.wfile.write(part[at : at + (64 << 10)])
-            self.hub.sent += len(part[at : at + (64 << 10)])
+            end = min(at + (64 << 10), len(part))
+            self.hub.sent += end - at
+            self.hub.spans.append(Span(path, start + at, start + end))
             if self.hub.slow and self.hub.closing.wait(self.hub.slow):
                 break
         if broken and fault:

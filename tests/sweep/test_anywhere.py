@@ -1,0 +1,36 @@
+"""A sample of `make sweep`: the run, the router, an engine are killed in the middle of something, and the next `up` mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sweep.cells import cell, points_of
+from tests.sweep.points import Point
+
+SAMPLE = [
+    ("first up", "ray_service", "half-written home/services/demo-R/process.json", "run"),
+    ("first up", "endpoint", "start endpoint", "run"),
+    ("version change", "ray_service", "phase first answer", "candidate"),
+    ("version change", "smoke_test", "phase golden_answers", "run"),
+    ("version change", "endpoint", "pushed", "run"),
+    ("version change", "endpoint", "phase prove", "router"),
+    ("version change", "endpoint", "half-removed home/services/demo-R", "run"),
+    ("rollback", "endpoint", "forget claim", "run"),
+    ("refused candidate", "smoke_test", "phase golden_answers", "live engine"),
+    ("down", "tear_down", "half-removed home/router", "run"),
+]
+
+
+@pytest.mark.parametrize(("story", "stage", "what", "victim"), SAMPLE)
+def test_what_is_killed_there_is_mended_by_up_and_gone_after_down(story: str, stage: str, what: str, victim: str) -> None:
+    """One release serves with one set of processes, the history has its end, and `down` leaves nothing."""
+    found = cell(story, Point(stage, what), victim)
+
+    assert found.good, (found.run, found.wrong)
+
+
+def test_a_run_passes_points_in_every_stage() -> None:
+    """The points are found, not listed: a stage without one would not be swept."""
+    stages = {point.stage for point in points_of("first up")}
+
+    assert stages >= {"deployment", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint"}

@@ -7,15 +7,14 @@ Numbers      time to first token and output tokens per second, at 1 and 4 reques
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
 import httpx
 
-from assets.step import Done, Model, Work, step
+from assets.stage import stage
+from assets.step import Done, Model, Work
 from infra import loopback
 from infra.errors import Transient
 
@@ -33,15 +32,9 @@ class Sample:
 
 def build(model: Model) -> dg.Definitions:
     """The stage."""
-
-    @dg.asset(
-        key=model.key("benchmark"), deps=[model.key("endpoint")], group_name=model.name, kinds={"python"}, output_required=False,
-        owners=list(model.spec.owners) or None, description="How fast the endpoint answers; materialise it when you want to know.",
-    )  # fmt: skip
-    def benchmark(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "benchmark", measure)
-
-    return dg.Definitions([benchmark])
+    return dg.Definitions([stage(
+        model, "benchmark", measure, after=["endpoint"], kinds={"python"}, description="How fast the endpoint answers; materialise it when you want to know.",
+    )])  # fmt: skip
 
 
 def measure(work: Work) -> Done:

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.stage import source_kind
 from assets.step import Done, Model, Work, planned, start, told
 from assets.step import page as shown
 from infra import policy
@@ -40,7 +41,7 @@ def build(model: Model) -> dg.Definitions:
             yield dg.MaterializeResult(data_version=dg.DataVersion(done.data_version), metadata=shown(done, time.time() - began, {}))
 
     @dg.observable_source_asset(
-        key=model.key("model_revision"), group_name=model.name, tags={f"dagster/kind/{kind(model)}": ""},
+        key=model.key("model_revision"), group_name=model.name, tags={f"dagster/kind/{source_kind(model)}": ""},
         description=f"What {model.spec.weights} holds. Its data version is the manifest's hash: a commit that changes no file of the engine changes nothing here.",
     )  # fmt: skip
     def model_revision(context: dg.OpExecutionContext) -> dg.ObserveResult:
@@ -153,10 +154,3 @@ def describe(seen: Seen) -> dict[str, Any]:
     """What a person wants to know of a revision."""
     files = [dg.TableRecord({"file": f.path, "bytes": f.size, "digest": f.digest[:24]}) for f in seen.manifest.files]
     return {"revision": seen.revision, "source": seen.source, "bytes": seen.manifest.size, "files": dg.MetadataValue.table(files)}
-
-
-def kind(model: Model) -> str:
-    """The icon of the source."""
-    return {"hf": "huggingface", "s3": "s3"}.get(model.spec.weights.split(":", 1)[0], "file")
-
-

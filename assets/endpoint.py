@@ -6,14 +6,14 @@ Unchanged    the router sends the name to this release already
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import httpx
 
 from assets.ray_service import route_of
-from assets.step import Done, Model, Work, drain, step
+from assets.stage import stage
+from assets.step import Done, Model, Work, drain
 from infra import loopback
 from infra.decisions import Live, Outage
 from infra.errors import Blocked, Transient
@@ -25,15 +25,10 @@ PROOFS = 3
 
 def build(model: Model) -> dg.Definitions:
     """The stage."""
-
-    @dg.asset(
-        key=model.key("endpoint"), deps=[model.key("smoke_test")], group_name=model.name, kinds={"openai"}, owners=list(model.spec.owners) or None,
-        output_required=False, description=f"The OpenAI-compatible address where {model.spec.served_name} answers, whatever release serves it.",
-    )  # fmt: skip
-    def endpoint(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "endpoint", switch)
-
-    return dg.Definitions([endpoint])
+    return dg.Definitions([stage(
+        model, "endpoint", switch, after=["smoke_test"], kinds={"openai"},
+        description=f"The OpenAI-compatible address where {model.spec.served_name} answers, whatever release serves it.",
+    )])  # fmt: skip
 
 
 def switch(work: Work) -> Done:

@@ -5,25 +5,18 @@ Downstream   ray_service
 Unchanged    it fits: nothing is made
 """
 
-from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
-from assets.step import Done, Model, Work, step
+from assets.stage import stage
+from assets.step import Done, Model, Work
 
 
 def build(model: Model) -> dg.Definitions:
     """The stage."""
-
-    @dg.asset(
-        key=model.key("gpu_nodepool"), deps=[model.key("deployment")], group_name=model.name, kinds={"python"}, output_required=False,
-        owners=list(model.spec.owners) or None, description="CPUs, memory and GPUs for one more release of this model, next to what serves already.",
-    )  # fmt: skip
-    def gpu_nodepool(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "gpu_nodepool", make_room)
-
-    return dg.Definitions([gpu_nodepool])
+    return dg.Definitions([stage(
+        model, "gpu_nodepool", make_room, after=["deployment"], kinds={"python"}, description="CPUs, memory and GPUs for one more release of this model, next to what serves already.",
+    )])  # fmt: skip
 
 
 def make_room(work: Work) -> Done:

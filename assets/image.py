@@ -5,25 +5,18 @@ Downstream   ray_service
 Unchanged    same digest: nothing is built
 """
 
-from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
-from assets.step import Done, Model, Work, step
+from assets.stage import stage
+from assets.step import Done, Model, Work
 
 
 def build(model: Model) -> dg.Definitions:
     """The stage."""
-
-    @dg.asset(
-        key=model.key("image"), deps=[model.key("deployment")], group_name=model.name, kinds={"docker", "python"}, output_required=False,
-        owners=list(model.spec.owners) or None, description="What the engine runs in: vLLM and Ray from a lock, shared by all models of the same flavour.",
-    )  # fmt: skip
-    def image(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "image", make)
-
-    return dg.Definitions([image])
+    return dg.Definitions([stage(
+        model, "image", make, after=["deployment"], kinds={"docker", "python"}, description="What the engine runs in: vLLM and Ray from a lock, shared by all models of the same flavour.",
+    )])  # fmt: skip
 
 
 def make(work: Work) -> Done:

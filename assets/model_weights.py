@@ -5,12 +5,12 @@ Downstream   ray_service
 Unchanged    same manifest hash: nothing is downloaded and nothing downstream restarts
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from assets.step import Done, Model, Work, step
+from assets.stage import source_kind, stage
+from assets.step import Done, Model, Work
 from infra.decisions import Decisions
 from infra.errors import PipelineError
 from infra.platform import WeightsState
@@ -19,15 +19,9 @@ from infra.waiting import Progress
 
 def build(model: Model) -> dg.Definitions:
     """The stage and its check."""
-
-    @dg.asset(
-        key=model.key("model_weights"), deps=[model.key("model_revision"), model.key("deployment")], group_name=model.name,
-        kinds={"huggingface" if model.spec.weights.startswith("hf:") else "s3" if model.spec.weights.startswith("s3:") else "file"},
-        owners=list(model.spec.owners) or None, output_required=False,
-        description=f"The files of {model.spec.weights} that the engine needs, verified byte by byte.",
+    model_weights = stage(
+        model, "model_weights", fetch, after=["model_revision", "deployment"], kinds={source_kind(model)}, description=f"The files of {model.spec.weights} that the engine needs, verified byte by byte.",
     )  # fmt: skip
-    def model_weights(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "model_weights", fetch)
 
     @dg.asset_check(asset=model.key("model_weights"), name="digests_match", blocking=True, description="Every file still has the bytes that its manifest promises.")
     def digests_match(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:

@@ -12,7 +12,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.step import Done, Model, Work, drain, step
+from assets.stage import stage
+from assets.step import Done, Model, Work, drain
 from infra import workers
 from infra.decisions import Claim, Decisions, Outage
 from infra.errors import Blocked, CapacityError
@@ -24,16 +25,10 @@ CLAIM_SECONDS = 1800.0
 
 def build(model: Model) -> dg.Definitions:
     """The stage."""
-
-    @dg.asset(
-        key=model.key("ray_service"), deps=[model.key(stage) for stage in ("model_weights", "image", "gpu_nodepool")], group_name=model.name,
-        kinds={"ray", "vllm"}, owners=list(model.spec.owners) or None, output_required=False,
+    return dg.Definitions([stage(
+        model, "ray_service", bring_up, after=["model_weights", "image", "gpu_nodepool"], kinds={"ray", "vllm"},
         description="One release as a service of its own: Ray Serve with vLLM. A new release comes up beside the old one and gets no request before it is accepted.",
-    )  # fmt: skip
-    def ray_service(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from step(context, model, "ray_service", bring_up)
-
-    return dg.Definitions([ray_service])
+    )])  # fmt: skip
 
 
 def bring_up(work: Work) -> Done:

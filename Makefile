@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast test-all lint
+.PHONY: help up down clean test test-fast test-all sweep soak bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -23,8 +23,19 @@ test: .venv/test ## fast tests, then the life of a real engine
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest --cov --cov-report=term
 
+test-all: test sweep soak ## everything there is: about two and a half hours
+
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real"
+
+sweep: .venv/test ## kill everything everywhere (an hour and a half); writes docs/kill-sweep.md
+	@$(BIN)/python -m tests.sweep
+
+soak: .venv/test ## half an hour of people's and nature's doings at random, then an audit
+	@$(BIN)/python -m tests.soak --minutes $${MINUTES:-30}
+
+bench: .venv/test ## benchmarks, each figure beside what it is compared with (an hour); writes docs/benchmarks.md
+	@$(BIN)/python -m tests.bench
 
 lint: .venv/test ## ruff and mypy alone
 	@$(BIN)/python -m ruff check .

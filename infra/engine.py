@@ -13,12 +13,11 @@ from datetime import datetime
 from typing import Any
 
 from infra.errors import redact
+from infra.planner import cache_space, read_architecture, read_arguments
 from infra.platform import Release
 
 APP = "llm"
 """Name of the Serve application of a release."""
-
-GIB = 1 << 30
 
 HEALTH_EVERY = 3
 """Seconds between two health checks of a replica. Serve calls it unhealthy after three failures: with its own 10 s a dead engine
@@ -98,18 +97,8 @@ def _word(value: object) -> str:
 
 
 def kv_bytes(release: Release, config: Mapping[str, Any]) -> int:
-    """Bytes of key/value cache for an engine on CPUs: every sequence at full length, at least 64 MiB.
-
-    2 × layers × KV heads × head size × 2 bytes per token (keys and values, 16 bit), from the model's config.json;
-    1 GiB when that does not say. An explicit `extra.kv_cache_memory_bytes` wins.
-    """
-    heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
-    size = config.get("head_dim") or ((config.get("hidden_size") or 0) // (config.get("num_attention_heads") or 1))
-    layers = config.get("num_hidden_layers")
-    if not (heads and size and layers):
-        return GIB
-    tokens = (release.spec.engine.max_model_len or config.get("max_position_embeddings") or 2048) * release.spec.engine.max_num_seqs
-    return max(64 << 20, int(2 * layers * heads * size * 2 * tokens))
+    """Bytes of key/value cache for an engine on CPUs: every sequence at full length, in the blocks that vLLM reckons in (infra/planner/cpu.py)."""
+    return cache_space(read_architecture(config), read_arguments(arguments(release)))
 
 
 # ---------------------------------------------------------------- what its log says: phases

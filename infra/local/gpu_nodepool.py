@@ -1,7 +1,7 @@
 """gpu_nodepool on this machine: whether a release fits, before anything is started. Nothing is made.
 
-The rule, until the memory planner replaces it: weights × 1.1 + key/value cache + a fixed overhead measured once, per replica,
-must fit into the memory that is free now, less a margin. What grows into its memory only later (a release that starts, or is about
+What one replica needs without a GPU says the memory planner: weights, key/value cache, what one step takes, and an overhead per kind
+of engine that was measured once. It must fit into the memory that is free now, less a margin. What grows into its memory only later (a release that starts, or is about
 to) counts with what it needs, not with what it has. CPUs are logical slots: only `resources.cpu` that somebody declared counts,
 against the CPUs that the releases of other models left undeclared. GPUs belong to one release each.
 
@@ -24,10 +24,11 @@ from filelock import FileLock
 from filelock import Timeout as Busy
 
 from infra import engine
-from infra.errors import CapacityError
+from infra.errors import CapacityError, ConfigError
 from infra.local import machine
 from infra.local.processes import read_json, write_json
 from infra.local.ray_service import LocalService
+from infra.planner import CpuPlan, plan_cpu, read_architecture, read_arguments
 from infra.platform import Capacity, Release, WeightsPart
 from infra.settings import private
 from infra.waiting import Progress
@@ -60,7 +61,12 @@ class LocalCapacity:
         return self.room(release)
 
     def apply(self, release: Release, progress: Progress) -> Capacity:
-        """Raises CapacityError with the numbers when the release can not fit even with everything else of its model gone."""
+        """Raises CapacityError with the numbers when the release can not fit even with everything else of its model gone.
+
+        ConfigError: its engine would refuse to start however much memory there is.
+        """
+        if not release.needs_gpu and (planned := self._planned(release)).verdict == "refused":
+            raise ConfigError(f"the engine of {release.name} would not start", why=planned.why, next="raise engine.extra.kv_cache_memory_bytes, or lower engine.max_model_len")
         found = self.room(release)
         if found.fits:
             return found
@@ -165,11 +171,16 @@ class LocalCapacity:
         replicas = max(1, spec.replicas.min)
         if spec.resources.memory is not None:
             memory = float(spec.resources.memory)
+        elif release.needs_gpu:
+            memory = float(OVERHEAD[spec.engine.kind])
         else:
-            cache = 0 if release.needs_gpu else engine.kv_bytes(release, self._config(release))
-            weights = 0 if release.needs_gpu else release.manifest.size * 1.1
-            memory = weights + cache + OVERHEAD[spec.engine.kind]
+            memory = float(self._planned(release).needs)
         return {"memory": memory * replicas, "gpus": float(spec.resources.gpu or 0) * replicas, "cpus": float(spec.resources.cpu or 0) * replicas}
+
+    def _planned(self, release: Release) -> CpuPlan:
+        """What one replica needs without a GPU, by the planner."""
+        model, told = read_architecture(self._config(release)), read_arguments(engine.arguments(release))
+        return plan_cpu(model, told, overhead=OVERHEAD[release.spec.engine.kind], size=release.manifest.size)
 
     def _config(self, release: Release) -> dict[str, object]:
         stored = self._weights.observe(release)

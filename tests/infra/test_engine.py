@@ -89,14 +89,16 @@ def test_serve_scales_between_the_declared_numbers() -> None:
 
 
 def test_the_cache_holds_every_sequence_at_full_length() -> None:
-    """2 × layers × heads × head size × 2 bytes per token; at least 64 MiB; 1 GiB when nobody knows; what is declared wins."""
-    large = {**CONFIG, "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
-    tokens = 4096 * 16
+    """2 × layers × heads × head size × 2 bytes per token, in blocks of 128 tokens and one that vLLM holds back; at least 64 MiB; 1 GiB when nobody knows."""
+    large = {
+        **CONFIG, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    blocks = 16 * 4096 // 128 + 1
 
-    assert engine.kv_bytes(release(engine={"max_model_len": 4096}), large) == 2 * 32 * 8 * 128 * 2 * tokens
-    assert engine.kv_bytes(release(engine={"max_model_len": 4096}), {**large, "head_dim": 64}) == 2 * 32 * 8 * 64 * 2 * tokens
-    assert engine.kv_bytes(release(), CONFIG) == 64 << 20
-    assert engine.kv_bytes(release(), {"text_config": {}}) == engine.kv_bytes(release(), {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": None}) == 1 << 30
+    assert engine.kv_bytes(release(engine={"max_model_len": 4096, "max_num_seqs": 16}), large) == blocks * 128 * 2 * 32 * 8 * 128 * 2
+    assert engine.kv_bytes(release(engine={"max_model_len": 512, "max_num_seqs": 4}), {**large, "num_hidden_layers": 1, "num_key_value_heads": 1}) == 64 << 20
+    assert engine.kv_bytes(release(), {"text_config": {}}) == 1 << 30
     assert engine.started_with(release(engine={"extra": {"kv_cache_memory_bytes": 5}}), CONFIG)["kv_cache_memory_bytes"] == 5
 
 

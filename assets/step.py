@@ -21,7 +21,7 @@ from dagster import DagsterExecutionInterruptedError
 
 from assets.workers import TAG_WORKER
 from infra.decisions import Decisions, Deployment, ReleaseRecord, RunPlan
-from infra.errors import Blocked, ConfigError, Conflict, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
+from infra.errors import Blocked, ConfigError, Conflict, Denied, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
 from infra.platform import ClusterState, Platform, Release
 from infra.situation import desired
 from infra.specs import ClusterSpec, ModelSpec
@@ -279,7 +279,8 @@ def told(work: Work) -> Iterator[None]:
         close(work, "failed", error.problem, begin=False)
         raise failure(error) from error
     except Permanent as error:
-        close(work, "failed", error.problem, mark=not isinstance(error, ConfigError) or work.stage != "endpoint")
+        denied = isinstance(error, Denied)
+        close(work, "failed", error.problem, mark=not denied and (not isinstance(error, ConfigError) or work.stage != "endpoint"), transient=denied)
         raise failure(error) from error
     except PipelineError as error:
         close(work, "failed", error.problem, transient=True)

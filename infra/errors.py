@@ -3,6 +3,7 @@
     PipelineError              what · why (proved) or likely (a guess) · next · log
     ├── Permanent              trying again unchanged can not help
     │   ├── ConfigError        a declaration, a setting or an argument is wrong          exit 2
+    │   │   └── Denied         … around the release: a licence, a token, a folder. The release is not to blame, and not marked
     │   ├── Blocked            a rule says no: guard, pin, mark, approval, ownership     exit 3
     │   └── Refused            the candidate did not pass acceptance                     exit 1
     └── Transient              the same call may succeed later (see retry_after)         exit 1
@@ -74,6 +75,13 @@ class ConfigError(Permanent):
     """A declaration, a setting or an argument is wrong."""
 
     exit_code = 2
+
+
+class Denied(ConfigError):
+    """Somebody has to open a door: accept a licence, give a token, make a folder writable. Then the same command goes on.
+
+    The release itself may be right, so it is not marked; the loop tries again as after what may pass.
+    """
 
 
 class Blocked(Permanent):

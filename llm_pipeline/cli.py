@@ -432,7 +432,7 @@ def main(run: Callable[..., Any] = app) -> None:
     with one_message():
         code = run(standalone_mode=False) or 0
         if code == INTERRUPTED:
-            console.note("\nstopped following; what was begun goes on. See it again: llm-pipeline status --watch; end it: llm-pipeline down MODEL", "busy")
+            console.note("\nstopped following; what was begun goes on\n  see it again: llm-pipeline status --watch\n  end it:       llm-pipeline down MODEL", "busy")
         sys.exit(code)
 
 

@@ -5,17 +5,18 @@ Upstream     model_revision, deployment            Downstream     ray_service
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from infra import weights
-from infra.errors import ConfigError
+from infra.errors import ConfigError, PipelineError
 from infra.local.homes import register
 from infra.platform import Held, Release, WeightsState
 from infra.settings import Settings
 from infra.specs import ModelSpec
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Seen, Store, Stored, sweep
+from infra.weights import Access, Bad, Facts, Seen, Store, Stored, sweep
 
 
 class LocalWeights:
@@ -23,16 +24,17 @@ class LocalWeights:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.cache_dir / "weights")
+        self._read: dict[str, Facts] = {}
         self._cache, self._home = settings.cache_dir, settings.home
         self._access = Access(
-            hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            hf_endpoint=settings.hf_endpoint, hf_token=settings.hf_token,
             hf_cache=settings.hub_cache, stall_seconds=settings.stall_seconds, aws=settings.aws,
             scans=settings.cache_dir / "scans.json",
         )  # fmt: skip
 
     def observe(self, release: Release) -> WeightsState | None:
         stored = self.store.find(release.manifest)
-        return _state(stored) if stored else None
+        return replace(_state(stored), facts=self._facts(stored)) if stored else None
 
     def apply(self, release: Release, progress: Progress) -> WeightsState:
         """Fetches what is missing, checks each byte, and that an engine could start from it."""
@@ -62,6 +64,13 @@ class LocalWeights:
     def discard(self, held: Held) -> int:
         """Removes one thing of the store; bytes freed."""
         return sweep.drop(self.store, sweep.Row(KINDS[held.part], held.id, held.what, dict(held.blobs)))
+
+    def _facts(self, stored: Stored) -> Facts | None:
+        """What the headers say, read once: whoever looks twice looks at the same bytes. None: they can not be read."""
+        if stored.manifest_digest not in self._read:
+            with contextlib.suppress(PipelineError, OSError):
+                self._read[stored.manifest_digest] = weights.facts(stored.path)
+        return self._read.get(stored.manifest_digest)
 
     def _open(self, uri: str, base: Path, *, allow_pickle: bool) -> weights.Source:
         return weights.open_source(weights.parse(uri, base), self._access, allow_pickle)

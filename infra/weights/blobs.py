@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from infra.errors import ConfigError
+from infra.errors import Denied
 from infra.settings import private
 from infra.weights.manifest import File
 
@@ -60,7 +60,7 @@ class Blobs:
             for name in ("blobs", "revisions", "manifests", "partial", "locks"):
                 private(self.root / name)
         except OSError as error:
-            raise ConfigError(
+            raise Denied(
                 f"weights can not be stored at {self.root}",
                 why=f"{error.filename}: {error.strerror}",
                 next="make that folder writable for the user that runs this, or name another in LLM_PIPELINE_CACHE",

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from infra.errors import CapacityError, ConfigError, Conflict, PipelineError, Transient
+from infra.errors import CapacityError, Conflict, Denied, PipelineError, Transient
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCKED = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EROFS)
@@ -22,14 +22,14 @@ def told(root: Path, what: str, error: OSError) -> PipelineError | None:
             log=str(error),
         )
     if error.errno == errno.EFBIG:
-        return ConfigError(
+        return Denied(
             f"{what} is larger than a file may be at {root}",
             why="the file system (FAT: 4 GiB) or this user's limit (ulimit -f) allows no larger one",
             next="name a folder on another file system in LLM_PIPELINE_CACHE, or raise the limit, then run the same command again",
             log=str(error),
         )
     if error.errno in LOCKED:
-        return ConfigError(
+        return Denied(
             f"{what} can not be stored",
             why=f"{root}: {error.strerror}; the store needs a file system with hard links that this user may write to",
             next="name a folder on a local disk in LLM_PIPELINE_CACHE",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from infra.errors import ConfigError, Transient
+from infra.errors import ConfigError, Denied, Transient
 from infra.settings import private
 from infra.waiting import Progress, Transfer
 from infra.weights.declared import Declared
@@ -190,8 +190,8 @@ class _Known:
             beside.replace(self.path)
 
 
-def _locked(uri: str, error: OSError) -> ConfigError:
-    return ConfigError(
+def _locked(uri: str, error: OSError) -> Denied:
+    return Denied(
         f"{uri} can not be read",
         why=f"{error.filename}: {error.strerror}",
         next="make folder and files readable for the user that runs this, then run the same command again",

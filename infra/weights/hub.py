@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 METADATA_SECONDS = 30.0
 """The Hub lists its largest repositories within a few seconds."""
+READ = 1 << 20
+"""Bytes that are taken off a connection at once, at most: with httpcore's own 64 KiB a download costs twice the processor time."""
 LOOKS = 3
 LOOK_PAUSE = 1.0
 PATIENCE = 60.0
@@ -121,7 +123,7 @@ class Hub:
 
         # The Hub client speaks through an HTTP library of its own choice; all that one raises has the base that its own error shares.
         transport = cast(type[Exception], next(base for base in HfHubHTTPError.__bases__ if base is not OSError))
-        api = HfApi(endpoint=self.access.hf_endpoint, token=self.access.hf_token or False, library_name="llm-pipeline")
+        api = HfApi(endpoint=self.access.hf_endpoint, token=self.access.token or False, library_name="llm-pipeline")
         wait = min(METADATA_SECONDS, self.access.stall_seconds)
         try:
             return api.model_info(self.repo, revision=self.declared.revision, files_metadata=True, timeout=wait)
@@ -154,14 +156,16 @@ class Hub:
 
     @cached_property
     def _client(self) -> httpx.Client:
+        import httpcore
         import httpx
 
         # Its INFO lines show each address whole, and those of large files are signed.
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        httpcore.HTTP11Connection.READ_NUM_BYTES = READ
         endpoint = self.access.hf_endpoint
         headers = {"accept-encoding": "identity", "user-agent": "llm-pipeline"}
         if self.access.hf_token:
-            headers["authorization"] = f"Bearer {self.access.hf_token}"
+            headers["authorization"] = f"Bearer {self.access.token}"
         return httpx.Client(
             headers=headers,
             follow_redirects=True,

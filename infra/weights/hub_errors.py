@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra.errors import ConfigError, Permanent, PipelineError, Transient
+from infra.errors import Denied, Permanent, PipelineError, Transient
 from infra.weights.manifest import File
 
 
@@ -142,8 +142,8 @@ def _busy(asked: Asked, reply: Reply) -> Transient:
     return error
 
 
-def _gated(asked: Asked, reply: Reply, token: bool) -> ConfigError:
-    return ConfigError(
+def _gated(asked: Asked, reply: Reply, token: bool) -> Denied:
+    return Denied(
         f"{asked.uri}: the Hub refuses {asked.repo} ({reply.status})",
         why="the repository is gated and " + ("this token has not accepted its licence" if token else "no token was given"),
         next=f"accept at {asked.endpoint}/{asked.repo}, "
@@ -152,8 +152,8 @@ def _gated(asked: Asked, reply: Reply, token: bool) -> ConfigError:
     )
 
 
-def _bad_token(asked: Asked, reply: Reply) -> ConfigError:
-    return ConfigError(
+def _bad_token(asked: Asked, reply: Reply) -> Denied:
+    return Denied(
         f"{asked.uri}: the Hub does not accept the token ({reply.status})",
         why="HF_TOKEN is wrong, expired or revoked",
         next=f"make a new one at {asked.endpoint}/settings/tokens (read access is enough) and set HF_TOKEN",
@@ -161,8 +161,8 @@ def _bad_token(asked: Asked, reply: Reply) -> ConfigError:
     )
 
 
-def _no_repo(asked: Asked, reply: Reply, token: bool) -> ConfigError:
-    return ConfigError(
+def _no_repo(asked: Asked, reply: Reply, token: bool) -> Denied:
+    return Denied(
         f"{asked.uri}: there is no repository {asked.repo} on the Hub ({reply.status})",
         why="the name is wrong, or it is private and "
         + ("this token may not see it" if token else "no token was given; to strangers both look the same"),
@@ -171,8 +171,8 @@ def _no_repo(asked: Asked, reply: Reply, token: bool) -> ConfigError:
     )
 
 
-def _no_revision(asked: Asked, reply: Reply) -> ConfigError:
-    return ConfigError(
+def _no_revision(asked: Asked, reply: Reply) -> Denied:
+    return Denied(
         f"{asked.uri}: {asked.repo} has no revision {asked.revision or 'main'} ({reply.status})",
         why="no branch, tag or commit has this name; a branch may have been deleted or a commit squashed away",
         next=f"choose one of {asked.endpoint}/{asked.repo}/commits/main",
@@ -189,8 +189,8 @@ def _vanished(asked: Asked, reply: Reply) -> Transient:
     )
 
 
-def _forbidden(asked: Asked, reply: Reply) -> ConfigError:
-    return ConfigError(
+def _forbidden(asked: Asked, reply: Reply) -> Denied:
+    return Denied(
         f"{asked.uri}: the Hub forbids it ({reply.status})",
         why=reply.header("X-Error-Message") or "the token lacks the right to read this repository",
         next="give the token read access to this repository (fine-grained tokens name each one), or use another",

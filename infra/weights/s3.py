@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infra.errors import Blocked, ConfigError, Permanent, PipelineError, Transient
+from infra.errors import Blocked, ConfigError, Denied, Permanent, PipelineError, Transient
 from infra.waiting import Progress
 from infra.weights.declared import Declared
 from infra.weights.digest import Tick, md5
@@ -100,7 +100,7 @@ class Bucket:
         import boto3  # type: ignore[import-untyped,unused-ignore]
         from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
 
-        names = self.access.aws or {}
+        names = self.access.aws_variables
         session = boto3.session.Session(
             aws_access_key_id=names.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=names.get("AWS_SECRET_ACCESS_KEY"),
@@ -134,7 +134,7 @@ def refusal(uri: str, path: str | None, response: Mapping[str, Any]) -> Pipeline
     log = f"{'GET ' + path if path else 'LIST'} -> {status} {code}"
     if code in CAUSES:
         why, then = CAUSES[code]
-        return ConfigError(f"{uri} can not be read ({code})", why=why, next=then, log=log)
+        return Denied(f"{uri} can not be read ({code})", why=why, next=then, log=log)
     if code in ("PreconditionFailed", "412", "NoSuchKey", "404"):
         return Transient(
             f"{uri}: {path} changed while it was fetched",
@@ -168,7 +168,7 @@ def broken(uri: str, path: str | None, error: Exception) -> PipelineError:
     if isinstance(
         error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound, boto.SSOError)
     ):
-        return ConfigError(
+        return Denied(
             f"{uri} can not be read: no usable AWS credentials",
             why=str(error),
             next="aws sts get-caller-identity must answer; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -188,7 +188,7 @@ def broken(uri: str, path: str | None, error: Exception) -> PipelineError:
             next="check the network and AWS_ENDPOINT_URL, then run the same command again: it goes on where it stopped",
             log=log,
         )
-    return ConfigError(
+    return Denied(
         f"{uri} can not be read",
         why=str(error),
         next="check AWS_REGION, AWS_PROFILE and AWS_ENDPOINT_URL: aws s3 ls says the same",

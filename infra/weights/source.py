@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import SecretStr
+
 from infra.errors import ConfigError
 from infra.waiting import Progress
 from infra.weights.declared import Declared
@@ -45,7 +47,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Access:
-    """What it takes to reach sources. Secrets are not part of its repr.
+    """What it takes to reach sources. Secrets are hidden as soon as they come in: no repr, `asdict` or JSON of it shows one.
 
     hf_endpoint     address of the Hub
     hf_token        None: as a guest
@@ -58,13 +60,35 @@ class Access:
     """
 
     hf_endpoint: str = "https://huggingface.co"
-    hf_token: str | None = field(default=None, repr=False)
+    hf_token: str | SecretStr | None = field(default=None, repr=False)
     hf_cache: Path | None = None
     stall_seconds: float = 60.0
-    aws: Mapping[str, str] | None = field(default=None, repr=False)
+    aws: Mapping[str, str | SecretStr] | None = field(default=None, repr=False)
     scans: Path | None = None
     settle_seconds: float = 1.0
     offline: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hf_token", _hidden(self.hf_token) if self.hf_token else None)
+        object.__setattr__(self, "aws", {name: _hidden(value) for name, value in self.aws.items()} if self.aws else None)
+
+    @property
+    def token(self) -> str | None:
+        """The Hub's token, in the clear: for the one who sends it."""
+        return _clear(self.hf_token) if self.hf_token else None
+
+    @property
+    def aws_variables(self) -> dict[str, str]:
+        """AWS's variables, in the clear: for its client."""
+        return {name: _clear(value) for name, value in (self.aws or {}).items()}
+
+
+def _hidden(value: str | SecretStr) -> SecretStr:
+    return value if isinstance(value, SecretStr) else SecretStr(value)
+
+
+def _clear(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def open_source(declared: Declared, access: Access, allow_pickle: bool = False) -> Source:

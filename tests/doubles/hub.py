@@ -30,7 +30,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Kind = Literal["stall", "truncate", "drop", "flip", "status", "norange"]
+Kind = Literal["stall", "truncate", "drop", "flip", "status", "norange", "gone"]
 LFS = (".safetensors", ".bin", ".gguf", ".onnx", "tokenizer.json")
 PAGE = 1000
 
@@ -45,6 +45,7 @@ class Fault:
     flip      changes the byte at offset `after` of the file
     status    answers with `status`, and Retry-After where `retry_after` is given
     norange   ignores Range: sends the whole file with 200
+    gone      answers as if the commit had no such file
     """
 
     kind: Kind
@@ -105,6 +106,7 @@ class Hub:
         self.sent = 0
         self.spans: list[Span] = []
         self.slow = 0.0
+        self.on_fetch: Callable[[str], object] = lambda _: None
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._hub, self._cdn = _Server(self, "hub"), _Server(self, "cdn")
@@ -313,7 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, name: str, commit: Commit, match: re.Match[str]) -> None:
         path = match["path"]
         content = commit.files.get(path)
-        if content is None:
+        self.hub.on_fetch(path)
+        if content is None or self.hub.take(path, ("gone",)):
             return self._refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.sha})
         if not path.endswith(LFS):
             return self._content(path, content, {"X-Repo-Commit": commit.sha, "ETag": f'"{git_id(content)}"'})

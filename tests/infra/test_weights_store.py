@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import Blocked, CapacityError, ConfigError
+from infra.errors import Blocked, CapacityError, ConfigError, Denied
 from infra.waiting import Phase, Progress
 from infra.weights import Access, Bad, File, Manifest, Seen, Source, Store, open_source, parse
 from infra.weights.blobs import sealed
@@ -199,6 +200,24 @@ def test_a_disk_without_room_is_told_before_the_first_byte(hub: Hub, tmp_path: P
     assert "10,000,000.00 GB lack here" in (caught.value.problem.why or "")
     assert f"hf://org/tiny@{seen.revision[:10]}" in (caught.value.problem.next or "")
     assert resolves(hub) == asked
+
+
+def test_a_file_that_may_not_grow_further_is_told_and_goes_on_later(hub: Hub, tmp_path: Path) -> None:
+    """`ulimit -f`, or a file system with small files: no traceback, and what came is kept."""
+    hub.commit("org/tiny", FILES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(Denied) as caught:
+            fill(hub, Store(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "larger than a file may be" in caught.value.problem.what
+    assert "ulimit -f" in (caught.value.problem.why or "")
+
+    seen, _ = fill(hub, Store(tmp_path))
+    assert Store(tmp_path).verify(seen.manifest, Progress()) == ()
+    assert [request.range for request in hub.fetched("model.safetensors")] == [None, "bytes=300000-"]
 
 
 def test_a_place_that_can_not_be_written_to_is_a_configuration_error(hub: Hub, tmp_path: Path) -> None:

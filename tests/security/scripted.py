@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass, field
@@ -37,7 +40,7 @@ KEY = "thekeyof" + "theendpoint"
 class Facts:
     """What was seen.
 
-    ended      command -> (exit code, what it printed)
+    ended      command -> (exit code, what it printed, what it told on the error stream)
     modes      path below the clone -> permission bits, of everything in home, cache and Dagster's storage
     sockets    [address, program] of every socket that our processes listen on
     proxied    what the proxy was asked for
@@ -48,7 +51,7 @@ class Facts:
     fetched    whether the Hub was asked with the token
     """
 
-    ended: dict[str, tuple[int, str]] = field(default_factory=dict)
+    ended: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     sockets: list[tuple[str, str]] = field(default_factory=list)
     proxied: list[str] = field(default_factory=list)
@@ -109,7 +112,7 @@ def declare(clone: Clone, name: str, repo: str) -> None:
 def note(facts: Facts, clone: Clone, command: str) -> None:
     """Runs a command, and keeps how it ended."""
     done = clone.run(*command.split(), "--json")
-    facts.ended[command] = (done.returncode, done.stdout + done.stderr)
+    facts.ended[command] = (done.returncode, done.stdout, done.stderr)
 
 
 def up(facts: Facts, clone: Clone) -> None:
@@ -121,9 +124,13 @@ def up(facts: Facts, clone: Clone) -> None:
 
 
 def listening(pids: set[int]) -> list[tuple[str, str]]:
-    """Address and program of every TCP and UDP socket of these processes that waits for others: what `ss -ltunp` reads, too."""
-    found = [c for c in psutil.net_connections("inet") if c.pid in pids and (c.status == psutil.CONN_LISTEN or (c.type == socket.SOCK_DGRAM and not c.raddr))]
-    return sorted((f"{c.laddr.ip}:{c.laddr.port}", psutil.Process(c.pid).name()) for c in found)
+    """Address and program of every TCP and UDP socket of these processes that waits for others."""
+    if shutil.which("ss") is None:
+        found = [c for c in psutil.net_connections("inet") if c.pid in pids and (c.status == psutil.CONN_LISTEN or (c.type == socket.SOCK_DGRAM and not c.raddr))]
+        return sorted((f"{c.laddr.ip}:{c.laddr.port}", psutil.Process(c.pid).name()) for c in found)
+    told = subprocess.run(["ss", "-H", "-l", "-t", "-u", "-n", "-p"], capture_output=True, text=True, check=True).stdout
+    rows = [(line.split()[4], re.findall(r'"([^"]+)",pid=(\d+)', line)) for line in told.splitlines()]
+    return sorted((address, name) for address, owners in rows for name, pid in owners if int(pid) in pids)
 
 
 def modes(root: Path, *folders: Path) -> dict[str, int]:

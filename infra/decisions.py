@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra import workers
 from infra.errors import ConfigError, Conflict, Problem
 from infra.platform import Records, Release
 from infra.specs import ModelSpec
@@ -260,9 +261,9 @@ class Decisions:
         return self.read(Acts, "acts") or Acts()
 
     def claim(self, now: float) -> Claim | None:
-        """The claim in force."""
+        """The claim in force: not expired, and not of a run whose process is gone."""
         found = self.read(Claim, "claim")
-        return found if found and found.until > now else None
+        return found if found and found.until > now and not workers.gone(found.worker) else None
 
     def release(self, release: str) -> ReleaseRecord | None:
         return self.read(ReleaseRecord, f"release/{release}")

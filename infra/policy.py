@@ -84,7 +84,7 @@ def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
         return Verdict("in step" if otherwise == "in step" else "wait", otherwise, facts.live)
     if facts.live_mark:
         return Verdict("wait", facts.live_mark, facts.live)
-    recent = [at for at in facts.heals if facts.now - at < 3600]
+    recent = [at for at in facts.heals if 0 <= facts.now - at < 3600]  # what lies ahead was written before the clock was set back
     if len(recent) >= HEALS_PER_HOUR:
         return Verdict("give up", f"{facts.live} was healed {len(recent)} times within an hour and is down again: {facts.live_problem or 'no answer'}", facts.live)
     return Verdict("heal", facts.live_problem or "the router does not answer", facts.live)
@@ -96,7 +96,7 @@ def _bring_up(facts: Facts) -> Verdict:
         return Verdict("give up", f"{facts.desired} failed {len(facts.failures)} times for reasons that might have passed", facts.desired)
     if facts.failures:
         until = facts.failures[-1] + BACK_OFF[min(len(facts.failures), len(BACK_OFF)) - 1]
-        if facts.now < until:
+        if facts.failures[-1] <= facts.now < until:
             return Verdict("wait", f"{facts.desired} failed {len(facts.failures)} times; next try in {until - facts.now:,.0f} s", facts.desired, until)
     return Verdict("redeploy", f"{facts.live or 'nothing'} -> {facts.desired}", facts.desired)
 

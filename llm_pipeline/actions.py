@@ -10,7 +10,7 @@ from typing import Any
 
 from assets.deployment import known_manifests
 from assets.ray_service import outage_seconds, strategy
-from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_TIMEOUT, TAG_WHY, Model
+from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_TIMEOUT, TAG_WHY, Model
 from infra import policy
 from infra.decisions import Decisions, ReleaseRecord
 from infra.declarations import nearest
@@ -273,7 +273,8 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
     for model in models:
         wish = consider(model, revision, retry=tags[TAG_ACTION] == "retry")
         if wish.refusal:
-            done.append(Outcome(model.name, "refused", problem=wish.refusal, exit_code=3, notes=wish.notes))
+            healed = _heal_live(dagster, wish, listen, follow=follow, timeout=timeout)
+            done.append(Outcome(model.name, "refused", problem=wish.refusal, exit_code=3, notes=wish.notes + healed))
         elif wish.unchanged and wish.release:
             release = wish.release
             done.append(Outcome(model.name, "unchanged", release.id, release.id, release.revision, model.platform.endpoint.url, notes=wish.notes))
@@ -284,6 +285,19 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
     if revision:
         tags = {**tags, "llm/revision": revision}
     return done + _launch_and_follow(dagster, launch, listen, tags, follow=follow, timeout=timeout)
+
+
+def _heal_live(dagster: Dagster, wish: Wish, listen: Listener, *, follow: bool, timeout: float) -> tuple[str, ...]:
+    """What is declared is marked, and what served is down: that one comes back, as the loop would see to. What to say of it."""
+    seen, name = wish.seen, wish.model.name
+    if seen.live is None or seen.serves or seen.service_unknown or seen.endpoint_unknown or (wish.release and wish.release.id == seen.live.id):
+        return ()
+    tags = {TAG_ACTION: "heal", TAG_RELEASE: seen.live.id, TAG_WHY: f"up: {seen.live.id} was down", TAG_MODEL: name, TAG_BY: person()}
+    run = dagster.launch(Launch(tags, [(name, stage) for stage in CHAIN[1:]]))
+    if not follow:
+        return (f"release {seen.live.id}, which served before, is brought back by run {run}",)
+    found = _followed(dagster, wish.model, run, seen.live.id, listen, timeout, ())
+    return (f"release {seen.live.id}, which served before, was down and {'serves again' if found.result == 'serving' else 'could not be brought back'}",)
 
 
 def _launch_and_follow(
@@ -333,6 +347,8 @@ def _outcome(
     attempt = next((a for a in record.attempts if a.run == run), None) if record else None
     live = decisions.live
     good = status == "SUCCESS" and record is not None and live is not None and live.release == record.id
+    if status == "CANCELED":
+        problem = Problem("a person ended the run", why="Terminate in Dagster; what serves was not touched", next=f"llm-pipeline up {model.name} goes on from here")
     if not good and problem is None:
         stored = attempt.problem.problem() if attempt and attempt.problem else None
         problem = stored or Problem(f"the run of {model.name} ended as {status or 'unknown'}", next=f"llm-pipeline up {model.name} goes on from here")
@@ -375,5 +391,5 @@ def _in_step(model: Model, seen: Situation, release: Release | None) -> bool:
 
 def _again(problem: Problem) -> PipelineError:
     """A problem that came out of a run, raised here."""
-    kind = Blocked if "carries wanted models" in problem.what else PipelineError
+    kind = Blocked if "carries wanted models" in problem.what or "asked for again" in problem.what else PipelineError
     return kind(problem.what, why=problem.why, next=problem.next, log=problem.log)

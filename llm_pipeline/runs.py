@@ -19,7 +19,8 @@ from typing import Any
 import dagster as dg
 import httpx
 
-from assets.workers import TAG_WORKER, bury, ended
+from assets.step import TAG_MODEL
+from assets.workers import AT_WORK, TAG_WORKER, bury, ended
 from infra import loopback, workers
 from infra.errors import Blocked, PipelineError, Problem, Timeout, Transient
 from infra.local.machine import listener_folder
@@ -115,7 +116,7 @@ class Dagster:
 
     def follow(self, run_id: str, timeout: float) -> Iterator[Event]:
         """What happens in a run, until it ended. Raises Timeout; stopping to listen never stops the run."""
-        until, cursor = time.monotonic() + timeout, None
+        until, cursor, said = time.monotonic() + timeout, None, ""
         while True:
             run = self.instance.get_run_by_id(run_id)
             page = self.instance.get_records_for_run(run_id, cursor=cursor, limit=200)
@@ -129,6 +130,9 @@ class Dagster:
             if workers.gone(run.tags.get(TAG_WORKER, "")) or self._orphan(run):
                 ended(self.instance, run_id)
                 continue
+            if (told := self._waits_for(run)) and told != said:
+                said = told
+                yield Event("note", "", told)
             if time.monotonic() > until:
                 raise Timeout(f"run {run_id[:8]} still goes on after {timeout:,.0f} s", next=f"follow it in Dagster: {self.url}/runs/{run_id}")
             time.sleep(0.3)
@@ -183,6 +187,16 @@ class Dagster:
             time.sleep(0.2)
         last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         raise Transient("the run did not begin", why=last[0][:300] if last else None, next=f"look at {log}")
+
+    def _waits_for(self, run: dg.DagsterRun) -> str:
+        """Why a queued run has not begun; empty when it has."""
+        if run.status != dg.DagsterRunStatus.QUEUED:
+            return ""
+        tags = {name: run.tags[name] for name in (TAG_MODEL,) if name in run.tags}
+        before = self.instance.get_runs(dg.RunsFilter(statuses=AT_WORK, tags=tags), limit=1) if tags else []
+        if before:
+            return f"another run of {run.tags[TAG_MODEL]} goes first: {before[0].run_id[:8]}"
+        return "" if self.daemon() else "it waits in Dagster's queue, and no daemon takes it out: make up starts one"
 
     def _orphan(self, run: dg.DagsterRun) -> bool:
         """A run of a child of ours that ended without saying so."""

@@ -24,7 +24,8 @@ from infra.router.client import Router
 from infra.waiting import Progress
 
 RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}")
-RELEASE = re.compile(r"\b[0-9a-f]{10}\b")
+NAMES = {re.compile(rf"\b[0-9a-f]{{{digits}}}\b"): word for digits, word in ((8, "HOME"), (10, "R"), (16, "DIGEST"), (64, "SHA"))}
+"""Names that are other ones in every clone."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Points:
         """A point. What the strike itself does is none."""
         if self._busy:
             return
-        what = RELEASE.sub("R", RUN.sub("RUN", what))
+        what = RUN.sub("RUN", what)
+        for pattern, word in NAMES.items():
+            what = pattern.sub(word, what)
         self._seen[self._stage, what] += 1
         here = Point(self._stage, what, self._seen[self._stage, what])
         there = ",".join(sorted({mark.split(":", 1)[1] for _, mark in processes.marked(self._home)})) if self._at is None else ""

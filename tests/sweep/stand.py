@@ -6,13 +6,16 @@ goes on in the same child, as it does in the child that the command line starts 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dagster._core.storage.sqlite_storage  # each forked process would import it again
 import httpx
 import yaml
 from dagster._core.definitions.job_base import InMemoryJob
@@ -95,6 +99,7 @@ class Stand:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
+        self._numbers = itertools.count()
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = settings.load(home=folder / "home", cache=folder / "cache", endpoint_port=0, dagster_port=1, dagster_home=folder)
         self.platform = self._platform()
@@ -169,9 +174,8 @@ class Stand:
 
     def do(self, verb: Callable[[runs.Dagster], Any], at: Point | None = None, strike: Callable[[Stand], None] | None = None, seconds: float = 90) -> Done:
         """A verb in a process of its own. `strike` is called in it when it reaches `at`; None: the process kills itself there."""
-        trail, out = self.root / "trail", self.root / "value.json"
-        trail.unlink(missing_ok=True)
-        out.unlink(missing_ok=True)
+        number = next(self._numbers)
+        trail, out = self.root / f"trail-{number}", self.root / f"value-{number}.json"
         child = multiprocessing.get_context("fork").Process(target=self._inside, args=(verb, Points(self.root, trail, at, lambda: (strike or suicide)(self)), out))
         child.start()
         child.join(seconds)
@@ -237,9 +241,8 @@ def ignore(*_: Any) -> None:
 @cache
 def empty_storage() -> Path:
     """Dagster's storage as it is before the first run; made once, since that takes a second."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp(prefix="sweep-storage-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shutil.copy2(ROOT / "dagster.yaml", folder / "dagster.yaml")
 
     def make() -> None:

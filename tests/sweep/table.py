@@ -14,26 +14,26 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "kill-sweep.md"
 
 HEAD = """# Killed anywhere
 
-Written by `make sweep`; never edited by hand. {date}, llm-pipeline {own}, Dagster {dagster}, {cells} cells, {wrong} wrong.
+Written by `make sweep`; never edited by hand. {date}, llm-pipeline {own}, Dagster {dagster}: {cells} cells{sample}, {wrong} wrong.
 
 A cell is a story (a first `up`, a version change, a rollback, a refused candidate, a `down`), a point in it, and somebody who gets a
 SIGKILL there. Points are every stage and phase, every record and file before it is written and half-way through, every process before
 it is started, every signal, removal and change of the router's table; they are found by a run that nobody disturbs. Afterwards:
 
 - `up` in a new process ends with what should serve serving, or the refused candidate refused and the old release serving;
-- each release has exactly one set of processes and folders, the router sends the name to it, no claim and no half-written file stays;
+- each release has exactly one set of processes and folders, the router sends the name to it, and no claim stays;
 - the history has an end for every try;
-- `down` leaves no process, socket, folder or route, and a look that believes no record says so too.
+- `down` leaves no process, socket, folder, route or half-written file, and a look that believes no record says so too.
 
 *Run* is the process of the step and the run. "The run ended as" is what became of the run itself: one that lost its router or its engine may
 still succeed, when it comes to the same place again. "Healed" is what the next `up` said, "seconds" how long it took on two busy cores.
 """
 
 
-def page(outcomes: Sequence[Outcome], more: Iterable[str] = ()) -> str:
-    """The whole page."""
+def page(outcomes: Sequence[Outcome], more: Iterable[str] = (), every: int = 1) -> str:
+    """The whole page. `every`: each so manieth cell was played."""
     wrong = [row for row in outcomes if not row.good]
-    text = HEAD.format(date=time.strftime("%Y-%m-%d"), own=version("llm-pipeline"), dagster=version("dagster"), cells=len(outcomes), wrong=len(wrong))
+    text = HEAD.format(date=time.strftime("%Y-%m-%d"), own=version("llm-pipeline"), dagster=version("dagster"), cells=len(outcomes), sample="" if every == 1 else f" (a sample: one of {every})", wrong=len(wrong))
     parts = [text, *more, summary(outcomes)]
     if wrong:
         parts.append("## Wrong\n\n" + "\n".join(f"- {row.story}, {row.point}, {row.victim}: {'; '.join(row.wrong)}" for row in wrong) + "\n")

@@ -1,0 +1,42 @@
+"""With webserver, daemon, code server, run worker and steps as a user has them: a sample of `make sweep`, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sweep import daemon
+from tests.sweep.daemon import Scripted
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Scripted]:
+    with daemon.scripted() as made:
+        yield made
+
+
+@pytest.mark.parametrize(("number", "victim"), [(1, "run worker"), (2, "Terminate in the UI"), (3, "all of Dagster")])
+def test_make_up_mends_what_was_killed_and_what_served_goes_on(made: Scripted, number: int, victim: str) -> None:
+    """Also when nobody is left who could tell Dagster that the run is over."""
+    row = daemon.cell(made, victim, 700 + number)
+
+    assert row.wrong == [], (row.ended, row.healed)
+
+
+def test_ctrl_c_ends_following_and_nothing_else_and_says_how_to_go_on(made: Scripted) -> None:
+    """Exit code 130; the run goes on to its end, and the endpoint answers all the time."""
+    before = made.live()
+    made.declare(710)
+    typed = made.begin()
+
+    typed.send_signal(signal.SIGINT)
+    _, said = typed.communicate(timeout=30)
+
+    assert typed.returncode == 130
+    assert "what was begun goes on" in said and "llm-pipeline status --watch" in said and "llm-pipeline down" in said
+    assert daemon.whole(made, only_answers=True) == []
+    made.until(lambda: made.live() != before, 60, "the new release to be live")

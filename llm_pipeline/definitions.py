@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 
 import dagster as dg
 
@@ -19,14 +20,20 @@ from llm_pipeline import automation  # noqa: E402
 from llm_pipeline.components import build, cluster_stage, declared, model_stages  # noqa: E402
 
 EXECUTOR = noted(
-    dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.definitions"]}}, "max_concurrent": 4})
+    dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.preload"]}}, "max_concurrent": 4})
 )
-"""One process per step (a killed step leaves the others alone), forked from a server that has everything imported."""
+"""One process per step (a killed step leaves the others alone), forked from a server that has the graph already."""
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Everything of this clone. A file that fails disables only itself."""
+    return whole()
+
+
+@cache
+def whole() -> dg.Definitions:
+    """Made once per process: an edit counts when the location is reloaded, which is another process."""
     everything = declared()
     found: list[Declared[ClusterSpec] | Declared[ModelSpec]] = [*everything.clusters.values(), *everything.models.values()]
     parts = [_one(one) for one in found]

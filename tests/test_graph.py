@@ -152,6 +152,24 @@ def test_dagster_validates_the_definitions_without_any_setting(clone: Path) -> N
     assert "Validation successful" in done.stdout + done.stderr
 
 
+def test_a_step_finds_the_graph_that_its_server_made() -> None:
+    """A step is forked from a server that preloaded the graph; with five hundred models each one would make it for seconds else."""
+    code = """
+        import os, warnings
+        warnings.simplefilter("ignore")
+        import llm_pipeline.preload
+        from llm_pipeline import components
+        def again(*_): raise AssertionError("made a second time")
+        components.build_model = again
+        from dagster._core.definitions.reconstruct import ReconstructableRepository
+        ReconstructableRepository.for_module("llm_pipeline.definitions", "defs", os.getcwd()).get_definition()
+    """
+    done = bare(ROOT, "python", "-c", textwrap.dedent(code))
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '"llm_pipeline.preload"' in (ROOT / "llm_pipeline" / "definitions.py").read_text()
+
+
 @pytest.mark.real
 def test_dg_checks_the_definitions_without_any_setting(clone: Path) -> None:
     """`dg` finds the components by its own way."""

@@ -37,7 +37,7 @@ def main() -> None:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     folder, began = Path(tempfile.mkdtemp(prefix="bench-")), time.time()
     try:
-        found = list(measured(asked.names or ALL, Lab(folder, asked.rounds, asked.quick)))
+        found = list(measured(asked.names or ALL, Lab(folder, asked.rounds, asked.quick, say=lambda text: print(text, flush=True))))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     page = render(found, machine(), (time.time() - began) / 60)
@@ -50,9 +50,13 @@ def measured(names: tuple[str, ...] | list[str], lab: Lab) -> Iterator[Figure]:
     """One benchmark after the other; each figure is said as soon as it is known."""
     for name in names:
         lab.say(f"-- {name}")
-        for figure in importlib.import_module(f"tests.bench.{name}").figures(lab):
-            lab.say(f"{figure.name}: {figure.value:.4g} {'' if figure.met is None else 'ok' if figure.met else 'MISSED'}")
-            yield figure
+        try:
+            for figure in importlib.import_module(f"tests.bench.{name}").figures(lab):
+                lab.say(f"{figure.name}: {figure.value:.4g} {'' if figure.met is None else 'ok' if figure.met else 'MISSED'}")
+                yield figure
+        except Exception as error:  # the others took half an hour
+            lab.say(f"{name} BROKE OFF: {type(error).__name__}: {error}")
+            yield Figure(f"{name}: broke off", "", (0.0,), how="value", goal=-1, why=f"{type(error).__name__}: {error}"[:400])
 
 
 def machine() -> dict[str, str]:

@@ -16,8 +16,8 @@ from tests.bench.frame import Figure, Lab
 from tests.bench.location import declared
 from tests.life.clone import free_port
 
-SETTLE, WATCH = 30.0, 60.0
-"""Seconds until imports and first ticks are over; seconds that are watched, four ticks of the loop."""
+SETTLE, WATCH = 25.0, 45.0
+"""Seconds until imports and first ticks are over; seconds that are watched, three ticks of the loop."""
 
 
 def figures(lab: Lab) -> Iterator[Figure]:
@@ -49,7 +49,7 @@ def bare(folder: Path, models: int) -> tuple[float, float]:
     with (folder / "dev.log").open("wb") as log:
         process = subprocess.Popen(argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
-            time.sleep(15)
+            time.sleep(10)
             return watched([process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))])
         finally:
             for child in psutil.Process(process.pid).children(recursive=True):

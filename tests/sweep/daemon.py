@@ -50,7 +50,9 @@ class Row:
 
 
 class Scripted:
-    """A clone with a scripted image and a Dagster of its own."""
+    """A clone with a scripted image and a Dagster of its own. `seconds`: how long an `up` may take."""
+
+    seconds = 60
 
     def __init__(self, folder: Path) -> None:
         self.clone: Clone = clones.make(folder / "clone", LLM_PIPELINE_CACHE=str(folder / "cache"))
@@ -67,10 +69,10 @@ class Scripted:
         path = self.clone.root / "assets" / "models" / "demo" / "defs.yaml"
         path.write_text(yaml.safe_dump({"type": "llm_pipeline.components.Model", "attributes": attributes}))
 
-    def begin(self) -> subprocess.Popen[str]:
+    def begin(self, verb: str = "up") -> subprocess.Popen[str]:
         """`up` begins; returns when its candidate loads."""
         there = {path.name for path in self.services()}
-        argv = [sys.executable, "-m", "llm_pipeline.cli", "up", "demo", "--json", "--timeout", "60"]
+        argv = [sys.executable, "-m", "llm_pipeline.cli", verb, "demo", "--json", "--timeout", str(self.seconds)]
         typed = subprocess.Popen(argv, env=self.clone.env, cwd=self.clone.root.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.until(lambda: any((path / "process.json").exists() and path.name not in there for path in self.services()), 60, "a candidate that loads")
         return typed

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark in one run on this machine; prints the table and writes docs/benchmarks.md.
 
-    python -m tests.bench [--quick] [--rounds N] [NAME…]
+    python -m tests.bench [--quick] [--rounds N] [--amend] [NAME…]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 
 from infra.settings import ROOT
 from tests.bench.frame import Figure, Lab
-from tests.bench.table import render
+from tests.bench.table import amend, render
 
 ALL = ("location", "weights", "starting", "routing", "changing", "idling", "fresh")
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ALL))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all of it runs")
+    parser.add_argument("--amend", action="store_true", help="put the rows of this one benchmark into the page of the last whole run")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(ALL):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
@@ -44,6 +45,8 @@ def main() -> None:
     print(page)
     if not asked.names and not asked.quick:
         PAGE.write_text(page)
+    elif len(asked.names) == 1 and asked.amend:
+        PAGE.write_text(amend(PAGE.read_text(), found, asked.names[0], machine()))
 
 
 def measured(names: tuple[str, ...] | list[str], lab: Lab) -> Iterator[Figure]:

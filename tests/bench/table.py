@@ -27,6 +27,23 @@ def render(figures: Sequence[Figure], machine: Mapping[str, str], minutes: float
     )
 
 
+def amend(page: str, figures: Sequence[Figure], name: str, machine: Mapping[str, str]) -> str:
+    """The page with these rows in place of those of the same names: one benchmark that was run again by itself, and says so."""
+    fresh = {f"| {figure.name} |": row(figure).rstrip("\n") for figure in figures} | {f"- **{figure.name}**:": f"- **{figure.name}**: {figure.why}" for figure in figures if figure.why}
+    lines = [line for line in page.splitlines() if not line.startswith((f"| {name}: broke off", f"- **{name}: broke off", f"- {name}: again on"))]
+    for start, text in fresh.items():
+        place = next((n for n, line in enumerate(lines) if line.startswith(start)), None)
+        if place is not None:
+            lines[place] = text
+        elif start.startswith("|"):
+            lines.insert(max(n for n, line in enumerate(lines) if line.startswith("| ")) + 1, text)
+        else:
+            lines.append(text)
+    again = f"- {name}: again on {machine['date']}, load before {machine['load before']}"
+    lines.insert(max(n for n, line in enumerate(lines[: lines.index("| what | ours | other | figure | goal | |")]) if line.startswith("- ")) + 1, again)
+    return "\n".join(lines) + "\n"
+
+
 def row(figure: Figure) -> str:
     """One line of the table."""
     goal = "" if figure.goal is None else f"{'≥' if figure.at_least else '≤'} {figure.goal:g}"

@@ -1,6 +1,6 @@
 """A sample of the sweep with the real engine: real Ray Serve, real vLLM, each verb as typed, without a daemon.
 
-    python -m tests.sweep.real      writes docs/kill-sweep-real.md; about twenty minutes on two cores with the image at hand
+    python -m tests.sweep.real      writes docs/kill-sweep-real.md; about a quarter of an hour on two cores with the image at hand
 """
 
 from __future__ import annotations
@@ -82,22 +82,25 @@ def sweep(say: Callable[[str], None]) -> list[tuple[str, Row]]:
     try:
         made.clone.json("up", "demo")
         for victim, word in WORDS.items():
-            told("serving", played(made, victim, lambda word=word: made.inside(made.live(), word), begin=None))  # type: ignore[misc]
+            told("Ray Serve, serving", played(made, victim, lambda word=word: made.inside(made.live(), word), begin=None))  # type: ignore[misc]
+        made.change()
+        told("Ray Serve, version change", played(made, "Ray head of the candidate", lambda: made.inside(made.candidate(), "gcs_server"), begin=made.begin))
+        made.clone.edit("demo", "kind: ray ", "kind: vllm")
+        made.clone.json("up", "demo")
         during: dict[str, Callable[[], list[int]]] = {
-            "step": made.step, "run worker": made.worker, "Ray head of the candidate": lambda: made.inside(made.candidate(), "gcs_server"),
-            "engine core of the live release": lambda: made.inside(made.live(), "EngineCore"), "router": lambda: made.of("endpoint", "router"),
+            "step": made.step, "run worker": made.worker, "engine core of the live release": lambda: made.inside(made.live(), "EngineCore"),
+            "router": lambda: made.of("endpoint", "router"), "candidate": lambda: made.of("ray_service", made.candidate()),
         }  # fmt: skip
-        for victim, pids in during.items():
+        for victim in ("step", "run worker", "engine core of the live release", "router"):
             made.change()
-            told("version change", played(made, victim, pids, begin=made.begin))
-        for victim in ("run worker", "Ray head of the candidate"):
-            told("rollback", played(made, victim, during[victim], begin=lambda: made.begin("rollback"), again=("rollback", "demo", "--json")))
+            told("plain vLLM, version change", played(made, victim, during[victim], begin=made.begin))
+        for victim in ("run worker", "candidate"):
+            told("plain vLLM, rollback", played(made, victim, during[victim], begin=lambda: made.begin("rollback"), again=("rollback", "demo", "--json")))
             made.clone.run("unpin", "demo")
             made.clone.json("up", "demo")
-        for _ in range(2):
-            told("down", down(made))
-            if len(rows) < 13:
-                made.clone.json("up", "demo")
+        told("plain vLLM, down", down(made))
+        made.clone.json("up", "demo")
+        told("plain vLLM, down", down(made))
         told("the end", gone(made))
     finally:
         made.clone.stop()

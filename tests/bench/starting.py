@@ -77,7 +77,8 @@ def healed(clone: Clone, rounds: int) -> Figure:
         bare.answered(clone.endpoint, "demo", until=began + 300)
         took.append(time.monotonic() - began)
         starts.append(start_seconds(clone, after=began))
-        return Figure("heal: SIGKILL of the engine to the next answer", "s", tuple(took), tuple(starts), "the start of the same release", goal=None)
+        clone.json("up", "demo")  # until the run that healed it is over
+    return Figure("heal: SIGKILL of the engine to the next answer", "s", tuple(took), tuple(starts), "the start of the same release", goal=None)
 
 
 def start_seconds(clone: Clone, after: float) -> float:

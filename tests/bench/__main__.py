@@ -36,30 +36,32 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(ALL):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
-    folder, began = Path(tempfile.mkdtemp(prefix="bench-")), time.time()
+    folder, began, here = Path(tempfile.mkdtemp(prefix="bench-")), time.time(), machine()
+    whole = not asked.names and not asked.quick
+    found: list[Figure] = []
     try:
-        found = list(measured(asked.names or ALL, Lab(folder, asked.rounds, asked.quick, say=lambda text: print(text, flush=True))))
+        for name in asked.names or ALL:
+            found += measured(name, Lab(folder, asked.rounds, asked.quick, say=lambda text: print(text, flush=True)))
+            page = render(found, here, (time.time() - began) / 60)
+            if whole:  # after each one: the whole takes most of an hour
+                PAGE.write_text(page)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    page = render(found, machine(), (time.time() - began) / 60)
     print(page)
-    if not asked.names and not asked.quick:
-        PAGE.write_text(page)
-    elif len(asked.names) == 1 and asked.amend:
-        PAGE.write_text(amend(PAGE.read_text(), found, asked.names[0], machine()))
+    if len(asked.names) == 1 and asked.amend:
+        PAGE.write_text(amend(PAGE.read_text(), found, asked.names[0], here))
 
 
-def measured(names: tuple[str, ...] | list[str], lab: Lab) -> Iterator[Figure]:
-    """One benchmark after the other; each figure is said as soon as it is known."""
-    for name in names:
-        lab.say(f"-- {name}")
-        try:
-            for figure in importlib.import_module(f"tests.bench.{name}").figures(lab):
-                lab.say(f"{figure.name}: {figure.value:.4g} {'' if figure.met is None else 'ok' if figure.met else 'MISSED'}")
-                yield figure
-        except Exception as error:  # the others took half an hour
-            lab.say(f"{name} BROKE OFF: {type(error).__name__}: {error}")
-            yield Figure(f"{name}: broke off", "", (0.0,), how="value", goal=-1, why=f"{type(error).__name__}: {error}"[:400])
+def measured(name: str, lab: Lab) -> Iterator[Figure]:
+    """One benchmark; each figure is said as soon as it is known. One that breaks off leaves a row that says so: the others take half an hour."""
+    lab.say(f"-- {name}")
+    try:
+        for figure in importlib.import_module(f"tests.bench.{name}").figures(lab):
+            lab.say(f"{figure.name}: {figure.value:.4g} {'' if figure.met is None else 'ok' if figure.met else 'MISSED'}")
+            yield figure
+    except Exception as error:
+        lab.say(f"{name} BROKE OFF: {type(error).__name__}: {error}")
+        yield Figure(f"{name}: broke off", "", (0.0,), how="value", goal=-1, why=f"{type(error).__name__}: {error}"[:400])
 
 
 def machine() -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.bench import bare
 from tests.bench.frame import Figure, Lab
 from tests.life import clone as clones
 
-TOKENS = 48
+TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Turn:
 def figures(lab: Lab) -> Iterator[Figure]:
     """Through the router against the release's own port, at 1 and 8 requests at once; Ray Serve against a bare server."""
     clone = clones.make(lab.folder / "routing")
-    turns, requests = (2, 8) if lab.quick else (4 * lab.rounds, 16)
+    turns, requests = (2, 8) if lab.quick else (4 * lab.rounds, 8)
     try:
         clone.edit("demo", "kind: ray ", "kind: vllm")
         clone.edit("demo", "max_num_seqs: 4", "max_num_seqs: 8")

@@ -39,7 +39,7 @@ def server(argv: Sequence[str], folder: Path) -> Iterator[Bare]:
     port, argv = free_port(), list(argv)
     argv[argv.index("--port") + 1] = str(port)
     env = {
-        "PATH": os.defpath, "HOME": str(folder), "VLLM_CACHE_ROOT": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+        "PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder), "VLLM_CACHE_ROOT": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
         "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     began = time.monotonic()

@@ -72,9 +72,12 @@ class Clone:
         return dict(marked(home_id(self.home) + ":"))
 
     def stop(self) -> None:
-        """Takes all down, as `make down` does."""
-        self.run("down", "--all", "--yes")
-        self.run("dagster", "stop")
+        """Takes all down that is up, as `make down` does."""
+        marks = set(self.processes().values())
+        if any(":dagster:" not in mark for mark in marks):
+            self.run("down", "--all", "--yes")
+        if marks:
+            self.run("dagster", "stop")
 
 
 def make(folder: Path, **more: str) -> Clone:

@@ -13,20 +13,9 @@ SAMPLE = [
     ("refused candidate", "smoke_test", "phase golden_answers", "live engine"),
     ("down", "tear_down", "half-removed home/router", "run"),
 ]
-MORE = [
-    ("first up", "ray_service", "half-written home/services/demo-R/process.json", "run"),
-    ("first up", "smoke_test", "phase golden_answers", "candidate"),
-    ("version change", "ray_service", "phase first answer", "candidate"),
-    ("version change", "smoke_test", "phase golden_answers", "run"),
-    ("version change", "endpoint", "phase prove", "router"),
-    ("version change", "endpoint", "half-removed home/services/demo-R", "run"),
-    ("rollback", "endpoint", "forget claim", "run"),
-    ("refused candidate", "smoke_test", "phase golden_answers", "run"),
-]
-"""Each takes a clone through two to four rollouts: with the slow tests."""
 
 
-@pytest.mark.parametrize(("story", "stage", "what", "victim"), [*SAMPLE, *(pytest.param(*one, marks=pytest.mark.real) for one in MORE)])
+@pytest.mark.parametrize(("story", "stage", "what", "victim"), SAMPLE)
 def test_what_is_killed_there_is_mended_by_up_and_gone_after_down(story: str, stage: str, what: str, victim: str) -> None:
     """One release serves with one set of processes, the history has its end, and `down` leaves nothing."""
     found = cell(story, Point(stage, what), victim)

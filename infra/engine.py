@@ -246,6 +246,8 @@ KNOWN = tuple(
          "a file that the engine needs is missing", "look at the check digests_match of model_weights", False),
         (r"`?trust_remote_code=True`? (?:to allow|in LLM)|option `trust_remote_code=True`", "the model brings code of its own, which is not run unless told", "set engine.extra.trust_remote_code: true if you trust it", False),
         (r"[Aa]ddress already in use|Failed to bind|EADDRINUSE", "a port was taken between the check and the start", "run the same command again", True),
+        (r"Failed to (?:start|connect to) GCS|gcs_server\.out|Unable to connect to GCS", "Ray's head process was gone before the release was up: killed from outside, or by the kernel for want of memory",
+         "run the same command again", True),
         (r"No space left on device", "the disk is full", "make room (llm-pipeline doctor), then run the same command again", True),
         (r"CUDA driver version is insufficient|no CUDA-capable device|Found no NVIDIA driver", "the engine finds no usable GPU driver", "check nvidia-smi on this machine", False),
         (r"ImportError|ModuleNotFoundError|undefined symbol", "the image is broken or does not fit this machine", "make clean, then up: the image is built anew", False),

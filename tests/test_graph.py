@@ -153,7 +153,7 @@ def test_dagster_validates_the_definitions_without_any_setting(clone: Path) -> N
 
 
 def test_a_step_finds_the_graph_that_its_server_made() -> None:
-    """A step is forked from a server that preloaded the graph; with five hundred models each one would make it for seconds else."""
+    """A step is forked from a server that preloaded graph and storage; with five hundred models each one would work for seconds before it began."""
     code = """
         import os, warnings
         warnings.simplefilter("ignore")
@@ -163,6 +163,9 @@ def test_a_step_finds_the_graph_that_its_server_made() -> None:
         components.build_model = again
         from dagster._core.definitions.reconstruct import ReconstructableRepository
         ReconstructableRepository.for_module("llm_pipeline.definitions", "defs", os.getcwd()).get_definition()
+        import sys, threading
+        assert {"alembic", "dagster._core.storage.event_log.sqlite.sqlite_event_log"} <= set(sys.modules), "the storage's code is read by each step"
+        assert threading.active_count() == 1, "a forked step would inherit a lock that nobody gives back"
     """
     done = bare(ROOT, "python", "-c", textwrap.dedent(code))
 

@@ -221,6 +221,13 @@ def test_causes_that_need_other_machines_are_known_by_their_lines(line: str, why
     assert why in found.why
 
 
+def test_a_head_of_ray_that_was_killed_is_no_fault_of_the_release() -> None:
+    """Nothing to be marked: the next try starts it again."""
+    found = engine.cause(log("ray_gcs_killed"))
+
+    assert found and found.transient and "Ray's head process" in found.why
+
+
 @pytest.mark.parametrize("name", ["vllm_ready", "ray_engine_out", "ray_engine_err", "ray_controller"])
 def test_a_log_without_an_error_has_no_cause(name: str) -> None:
     """An engine that is killed from outside leaves such a log; its warnings name errors that never happened."""

@@ -142,7 +142,10 @@ def down(made: Real) -> Row:
     row = Row("run worker")
     try:
         typed = made.begun()
-        for pid in made.children():
+        pids = made.children()
+        if not pids:
+            row.wrong.append("nobody was found to kill")
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
         typed.communicate(timeout=120)
         row.ended = f"exit code {typed.returncode}"

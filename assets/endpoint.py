@@ -13,7 +13,7 @@ import httpx
 
 from assets.ray_service import route_of
 from assets.stage import stage
-from assets.step import Done, Model, Work, drain
+from assets.step import Done, Model, Work, drain, insist_on_life
 from infra import loopback
 from infra.decisions import Live, Outage
 from infra.errors import Blocked, Transient
@@ -78,26 +78,16 @@ def prove(work: Work, release: Release, route: Route) -> int:
             work.progress.phase("prove", f"{type(error).__name__}: {error}")
             if isinstance(error, httpx.ConnectError):
                 work.platform.endpoint.apply(route, work.progress)
-            insist_on_life(work, release)
+            insist_on_life(work, "its answers were proved")
             return None
         mark = answer.headers.get("x-llm-release")
         good = good + 1 if answer.status_code == 200 and mark == release.name else 0
         work.progress.phase("prove", f"{answer.status_code} from {mark}, {good} of {PROOFS}")
         if not good:
-            insist_on_life(work, release)
+            insist_on_life(work, "its answers were proved")
         return good if good >= PROOFS else probe() if good else None
 
     return work.progress.until(probe, every=0.1)
-
-
-def insist_on_life(work: Work, release: Release) -> None:
-    """What died while it was proved will not answer however long one waits; the loop, or the next `up`, starts it again."""
-    state = work.platform.ray_service.observe(release)
-    if state is None or state.phase == "dead":
-        raise Transient(
-            f"{release.name} died while its answers were proved", why=state.problem.what if state and state.problem else None,
-            next=f"llm-pipeline up {work.model.name}", log=state.problem.why if state and state.problem else None,
-        )  # fmt: skip
 
 
 def outage_ended(work: Work) -> dict[str, Any]:

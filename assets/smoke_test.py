@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from assets.ray_service import CLAIM_SECONDS
-from assets.step import Model, Work, prove_identity, start, told
+from assets.step import Model, Work, insist_on_life, prove_identity, start, told
 from infra import acceptance
 from infra.acceptance import LADDER, Rung
 from infra.errors import Refused, Transient
@@ -113,7 +113,7 @@ def verdict(work: Work, rungs: list[Rung]) -> None:
         if work.begun:
             work.decisions.finish(work.release.id, work.run.id, "accepted", accepted_spec=accepted_rules(work))
         return
-    insist_on_life(work, failed)
+    insist_on_life(work, "it was examined", f"at {failed.name}: {failed.why}")
     error = Refused(
         f"{work.release.name} was refused at {failed.name}", why=failed.why,
         next=f"correct the weights or the declaration, then: llm-pipeline up {work.model.name}; or try this one again: llm-pipeline retry {work.model.name}",
@@ -130,17 +130,6 @@ def verdict(work: Work, rungs: list[Rung]) -> None:
     work.decisions.finish(work.release.id, work.run.id, "refused", error.problem, mark=True)
     work.decisions.drop_claim(work.run.id)
     raise error
-
-
-def insist_on_life(work: Work, failed: Rung) -> None:
-    """A candidate that died while it was asked gave no answer to judge: it may have been killed from outside. The next try starts it again."""
-    state = work.platform.ray_service.observe(work.release)
-    if state is None or state.phase == "dead":
-        raise Transient(
-            f"{work.release.name} died while it was examined", why=f"at {failed.name}: {failed.why}",
-            next=f"llm-pipeline up {work.model.name} tries it again; its log: llm-pipeline logs {work.model.name} --release {work.release.id}",
-            log=state.problem.why if state and state.problem else None,
-        )  # fmt: skip
 
 
 def accepted_rules(work: Work) -> str:

@@ -332,6 +332,17 @@ def page(done: Done, seconds: float, phases: Mapping[str, float]) -> dict[str, A
     return out
 
 
+def insist_on_life(work: Work, during: str, why: str | None = None) -> None:
+    """Raises Transient when the release of this run is dead: it gave no answer to judge, and gives none however long one waits."""
+    state = work.platform.ray_service.observe(work.release)
+    if state is None or state.phase == "dead":
+        raise Transient(
+            f"{work.release.name} died while {during}", why=why or (state.problem.what if state and state.problem else None),
+            next=f"llm-pipeline up {work.model.name} tries it again; its log: llm-pipeline logs {work.model.name} --release {work.release.id}",
+            log=state.problem.why if state and state.problem else None,
+        )  # fmt: skip
+
+
 def drain(platform: Platform, release: Release, progress: Progress) -> float:
     """Waits until a release answers nobody, in two readings a second apart, or its `drain_seconds` are over. Returns the seconds."""
     began, quiet = time.monotonic(), 0

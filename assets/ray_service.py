@@ -17,7 +17,7 @@ from assets.step import Done, Model, Work, drain
 from infra import workers
 from infra.decisions import Claim, Decisions, Outage
 from infra.errors import Blocked, CapacityError
-from infra.platform import Capacity, Release, Route, ServiceState
+from infra.platform import Capacity, Release, Route, ServiceState, model_of
 
 CLAIM_SECONDS = 1800.0
 """How long a rollout may go on without renewing its claim: longer than the slowest stage between two renewals."""
@@ -94,11 +94,6 @@ def own_name(work: Work) -> None:
             f"{release.served_name} is what {other} serves", why=f"{seen.release if seen else other} answers for that name, and {other} is wanted",
             next=f"llm-pipeline down {other}, or another served_name for {release.model}",
         )  # fmt: skip
-
-
-def model_of(release: str) -> str:
-    """The model of a release's name."""
-    return release.rsplit("-", 1)[0]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from assets.step import Cluster, Run, drain, failure, run_of
 from assets.workers import noted
 from infra.decisions import Decisions
 from infra.errors import Blocked, ConfigError, PipelineError, Problem, Transient
-from infra.platform import Leftover, Platform, Release, Route
+from infra.platform import Leftover, Platform, Release, Route, model_of
 from infra.retention import Kept, remembered
 from infra.specs import ClusterSpec
 from infra.waiting import Progress
@@ -192,7 +192,7 @@ def own_names(platform: Platform, model: str, served: Iterable[Release]) -> list
 
     def elsewhere(name: str) -> bool:
         seen = platform.endpoint.observe(Route(model, name, "", ("127.0.0.1", 0)))
-        return bool(seen and seen.release and seen.release.rsplit("-", 1)[0] != model)
+        return bool(seen and seen.release and model_of(seen.release) != model)
 
     return [name for name in sorted({release.served_name for release in served}) if not elsewhere(name)]
 

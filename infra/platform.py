@@ -69,6 +69,11 @@ class Release:
         return bool(self.spec.resources.gpu)
 
 
+def model_of(release: str) -> str:
+    """The model of a release's name on the platform."""
+    return release.rsplit("-", 1)[0]
+
+
 # ---------------------------------------------------------------- states: what a part looks like now
 
 

@@ -26,10 +26,11 @@ from filelock import Timeout as Busy
 from infra import engine
 from infra.errors import CapacityError, ConfigError
 from infra.local import machine
+from infra.local.locks import take
 from infra.local.processes import read_json, write_json
 from infra.local.ray_service import LocalService
 from infra.planner import CpuPlan, plan_cpu, read_architecture, read_arguments
-from infra.platform import Capacity, Release, WeightsPart
+from infra.platform import Capacity, Release, WeightsPart, model_of
 from infra.settings import private
 from infra.waiting import Progress
 
@@ -119,7 +120,7 @@ class LocalCapacity:
         running = [state.release for state in self._service.running() if state.release not in (*others, release.name)]
         return CapacityError(
             f"{release.name} does not fit on this machine", why=found.why,
-            next=("take another model down first: llm-pipeline down " + running[0].rsplit("-", 1)[0]) if running
+            next=("take another model down first: llm-pipeline down " + model_of(running[0])) if running
             else "lower engine.max_model_len or max_num_seqs, or use a smaller or quantised model",
         )  # fmt: skip
 
@@ -139,7 +140,7 @@ class LocalCapacity:
         """One look at a time, so that what one takes the next one sees."""
         private(self._room)
         lock = self._lock("")
-        progress.until(lambda: _take(lock) or None, every=0.1)
+        progress.until(lambda: take(lock) or None, every=0.1)
         try:
             yield
         finally:
@@ -155,7 +156,7 @@ class LocalCapacity:
     def _held(self, name: str) -> bool:
         """Whether somebody is about to start it."""
         lock = self._lock(name)
-        free = _take(lock)
+        free = take(lock)
         if free:
             lock.release()
         return not free
@@ -186,14 +187,6 @@ class LocalCapacity:
         stored = self._weights.observe(release)
         path = Path(stored.path, "config.json") if stored else None
         return dict(json.loads(path.read_text())) if path and path.exists() else {}
-
-
-def _take(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Busy:
-        return False
-    return True
 
 
 def _sentence(name: str, need: float, free: float, taken: Sequence[Taken], here: machine.Machine) -> str:

@@ -24,11 +24,11 @@ from pathlib import Path
 from threading import Thread
 
 from filelock import FileLock
-from filelock import Timeout as Busy
 
 from infra.errors import CapacityError, ConfigError, PipelineError, Timeout, Transient, Withdrawn
 from infra.local.homes import register
 from infra.local.image_build import GIB, SERVING, Build, Recipe, digest, pins, recipes, remove_aside
+from infra.local.locks import take
 from infra.local.machine import folder_size
 from infra.local.processes import end, mark_of, read_json
 from infra.platform import Held, ImageState, Release
@@ -85,7 +85,7 @@ class LocalImage:
         """Removes one thing that `held` showed; bytes freed. Of a build only what no living builder holds."""
         if held.spent and held.id.startswith(UNDONE):
             lock = self._lock_of(held.id.removeprefix(UNDONE))
-            if not _take(lock):
+            if not take(lock):
                 return 0
             try:
                 self._sweep(held.id.removeprefix(UNDONE), progress)
@@ -120,7 +120,7 @@ class LocalImage:
     def _unfinished(self, name: str) -> Held | None:
         """What a build or a removal of this image left, when nobody is at it any more."""
         lock = self._lock_of(name)
-        if not _take(lock):
+        if not take(lock):
             return None
         lock.release()
         size = sum(folder_size(path) for pattern in (f".building-{name}-*", f".gone-{name}-*") for path in self._root.glob(pattern))
@@ -168,7 +168,7 @@ class LocalImage:
         lock, since = self._lock_of(name), time.monotonic()
 
         def free() -> bool | None:
-            if _take(lock):
+            if take(lock):
                 return True
             builders = [p.name.rpartition("-")[2] for p in self._root.glob(f".building-{name}-*")]
             who = f"process {builders[-1]} builds it" if builders else "another process holds it"
@@ -232,7 +232,7 @@ class LocalImage:
         found = {p.name.split("-")[1] for pattern in (".building-*-*", ".gone-*-*") for p in self._root.glob(pattern)}
         for other in sorted(found - {name}):
             lock = self._lock_of(other)
-            if _take(lock):
+            if take(lock):
                 try:
                     self._sweep(other, progress)
                 finally:
@@ -290,11 +290,3 @@ def _remove(folder: Path, progress: Progress) -> None:
             inside.rmdir() if name in folders and not inside.is_symlink() else inside.unlink()
     if folder.exists():
         folder.rmdir()
-
-
-def _take(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0)
-    except Busy:
-        return False
-    return True

@@ -23,7 +23,7 @@ from infra.errors import ConfigError, Problem, Transient, tail
 from infra.local import launch, startup
 from infra.local.launch import Folders
 from infra.local.processes import end, mark_of, marked, members, memory, read_json
-from infra.platform import ImagePart, Release, ServiceState, WeightsPart
+from infra.platform import ImagePart, Release, ServiceState, WeightsPart, model_of
 from infra.settings import private
 from infra.waiting import Progress
 
@@ -86,7 +86,7 @@ class LocalService:
         names = {p.name for p in (self.home / "services").iterdir()} if (self.home / "services").is_dir() else set()
         prefix = mark_of(self.home, "ray_service", "")
         names |= {found.removeprefix(prefix) for _, found in marked(prefix)}
-        states = [self._seen(self._folders(name)) for name in sorted(names) if model is None or name.rsplit("-", 1)[0] == model]
+        states = [self._seen(self._folders(name)) for name in sorted(names) if model is None or model_of(name) == model]
         return tuple(state for state in states if state)
 
     def adjust(self, release: Release, progress: Progress) -> ServiceState:
@@ -151,11 +151,11 @@ class LocalService:
         try:
             return self._state(folders)
         except Transient as error:
-            return ServiceState(folders.name, folders.name.rsplit("-", 1)[0], "starting", problem=error.problem)
+            return ServiceState(folders.name, model_of(folders.name), "starting", problem=error.problem)
 
     def _unknown(self, folders: Folders) -> ServiceState:
         """Processes without a description: a start that was killed half-way."""
-        model = folders.name.rsplit("-", 1)[0]
+        model = model_of(folders.name)
         return ServiceState(folders.name, model, "dead", problem=Problem(f"{folders.name}: a start that was interrupted"))
 
     def _last_words(self, folders: Folders) -> str | None:

@@ -86,6 +86,7 @@ def test_the_graph_is_the_one_that_was_agreed() -> None:
 def test_the_definitions_can_be_loaded() -> None:
     """Every job resolves, no key is defined twice."""
     dg.Definitions.validate_loadable(shipped())
+    assert {job.name for job in shipped().resolve_all_job_defs()} >= {"teardown", "pin", "collect"}
 
 
 def test_a_model_has_the_layers_of_its_life() -> None:

@@ -11,11 +11,6 @@ from tests.assets.clone import Clone, make
 from tests.doubles.platform import World
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Dagster's own code reads a property that Dagster deprecates."""
-    config.addinivalue_line("filterwarnings", "ignore:Property .OpDefinition.version:DeprecationWarning")
-
-
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clone]:
     made, close = make(tmp_path, monkeypatch)

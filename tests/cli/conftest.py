@@ -16,11 +16,6 @@ from tests.cli.screen import WIDTH, Direct, Terminal
 from tests.doubles.platform import World
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Dagster's own code reads a property that Dagster deprecates."""
-    config.addinivalue_line("filterwarnings", "ignore:Property .OpDefinition.version:DeprecationWarning")
-
-
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody's settings, a home of the test, a port where nobody listens."""

@@ -229,6 +229,7 @@ def test_pin_and_unpin(terminal: Terminal, clone: Clone) -> None:
 
     pinned, followed = terminal("pin", "demo"), terminal("unpin", "demo")
 
+    assert pinned.code == followed.code == 0
     same("pin", plain(pinned.out + pinned.err + followed.out + followed.err))
 
 

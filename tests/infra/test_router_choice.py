@@ -99,7 +99,8 @@ def test_such_a_body_is_passed_on_while_it_is_still_being_sent(stack: Stack) -> 
 
     with raw(stack, f"x-model: demo\r\ncontent-length: {20 * MIB}") as connection:
         connection.sendall(b"{" + b" " * MIB)
-        until(lambda: stack.a.log()["arrived"] == arrived + 1)
+        until(lambda: stack.a.log()["arrived"] > arrived)
+        assert stack.a.log()["arrived"] == arrived + 1
 
 
 def test_a_client_sees_its_refusal_whatever_is_left_to_send(stack: Stack) -> None:

@@ -187,16 +187,21 @@ def cell(made: Scripted, victim: str, length: int) -> Row:
         started = made.clone.run("dagster", "start")
         if started.returncode:
             row.wrong.append(f"dagster start: {started.stderr[-300:]}")
-        done = made.clone.run("up", "demo", "--json", "--timeout", "90")
-        row.seconds = round(time.monotonic() - began, 1)
-        value = json.loads(done.stdout) if done.stdout.strip() else {"result": done.stderr[-300:]}
-        row.healed = str(value["result"])
-        if row.healed not in ("serving", "unchanged"):
-            row.wrong.append(f"up: {value}"[:500])
-        row.wrong += whole(made)
+        said_again(made, row, began, "up", "demo", "--json", "--timeout", "90")
     except Exception as error:
         row.wrong.append(f"{type(error).__name__}: {error}"[:500])
     return row
+
+
+def said_again(made: Scripted, row: Row, began: float, *words: str) -> None:
+    """The command once more, and what is there then. `began`: when the mending began."""
+    done = made.clone.run(*words)
+    row.seconds = round(time.monotonic() - began, 1)
+    value = json.loads(done.stdout) if done.stdout.strip() else {"result": done.stderr[-300:]}
+    row.healed = str(value["result"])
+    if row.healed not in ("serving", "unchanged"):
+        row.wrong.append(f"{words[0]}: {value}"[:500])
+    row.wrong += whole(made)
 
 
 def whole(made: Scripted, *, only_answers: bool = False) -> list[str]:

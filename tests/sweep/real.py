@@ -19,7 +19,7 @@ from pathlib import Path
 
 from infra.local.processes import members
 from tests.life import clone as clones
-from tests.sweep.daemon import Row, Scripted, whole
+from tests.sweep.daemon import Row, Scripted, said_again
 from tests.sweep.table import PAGE
 
 HEAD = """# Killed anywhere: the real engine
@@ -124,14 +124,7 @@ def played(
             said, _ = typed.communicate(timeout=made.seconds)
             row.ended = str(json.loads(said).get("result")) if said.lstrip().startswith("{") else f"exit code {typed.returncode}"
         time.sleep(2 if typed else 12)  # a live release is asked for its health every few seconds
-        began = time.monotonic()
-        done = made.clone.run(*again)
-        row.seconds = round(time.monotonic() - began, 1)
-        value = json.loads(done.stdout) if done.stdout.strip() else {"result": done.stderr[-300:]}
-        row.healed = str(value["result"])
-        if row.healed not in ("serving", "unchanged"):
-            row.wrong.append(f"{again[0]}: {value}"[:500])
-        row.wrong += whole(made)
+        said_again(made, row, time.monotonic(), *again)
     except Exception as error:
         row.wrong.append(f"{type(error).__name__}: {error}"[:500])
     return row

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from infra.errors import Denied
 from infra.settings import private
+from infra.weights.disk import files_below
 from infra.weights.manifest import File
 
 
@@ -137,17 +138,17 @@ class Blobs:
                 stat = self.blob(name).stat()
             except OSError:
                 return 0
-            if any(os.path.samestat(stat, path.stat()) for path in self.root.glob("revisions/**/*") if path.is_file()):
+            if any(os.path.samestat(stat, other) for _, other in files_below(self.root / "revisions")):
                 return 0
             self._beside(name)
             stat = self.blob(name).stat()
             self.blob(name).unlink()
             return stat.st_size if stat.st_nlink == 1 else 0
 
-    def name_of(self, link: Path) -> str | None:
-        """Which blob a link leads to."""
-        stat = link.stat()
-        return next((blob.name for blob in self.root.glob("blobs/*") if os.path.samestat(blob.stat(), stat)), None)
+    def linked(self, folder: Path) -> set[str]:
+        """Which blobs the files below a folder lead to."""
+        names = {stat.st_ino: blob.name for blob, stat in files_below(self.root / "blobs")}
+        return {names[stat.st_ino] for _, stat in files_below(folder) if stat.st_ino in names}
 
     def lock(self, name: str) -> FileLock:
         """The OS lock of one content. Never the soft kind: a file that outlives a killed holder would stop everybody for ever."""

@@ -1,15 +1,29 @@
-"""What the disk's errors mean, in our words. Whatever they are: bytes that came and were verified stay, and the next call goes on from them."""
+"""What lies on the disk, and what its errors mean in our words.
+
+Whatever they are: bytes that came and were verified stay, and the next call goes on from them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from infra.errors import CapacityError, Conflict, Denied, PipelineError, Transient
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCKED = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EROFS)
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below, links followed. What another process removes meanwhile is left out: it is not there."""
+    for where, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(where, name)
+            with contextlib.suppress(OSError):
+                yield path, path.stat()
 
 
 def told(root: Path, what: str, error: OSError) -> PipelineError | None:

@@ -156,7 +156,7 @@ class Store:
             path.unlink(missing_ok=True)
         folder = self.folder(manifest)
         if document is None:
-            names = {blob for link in folder.rglob("*") if link.is_file() and (blob := self.blobs.name_of(link))}
+            names = self.blobs.linked(folder)
         shutil.rmtree(folder, ignore_errors=True)
         freed = sum(self.blobs.partial(file).unlink_sized() for file in manifest.files)
         return freed + sum(self.blobs.release(name) for name in sorted(names))

@@ -55,12 +55,9 @@ def drop(store: Store, row: Row) -> int:
 def _revisions(store: Store, sizes: dict[str, int]) -> Iterator[Row]:
     documents = {path.stem[:16]: document for path in _files(store.root / "manifests") if (document := read_document(path))}
     folders = {path.name for path in (store.root / "revisions").glob("*") if path.is_dir()}
-    by_inode: dict[int, str] = {}
-    if folders - set(documents):
-        by_inode = {stat.st_ino: path.name for path in _files(store.root / "blobs") if (stat := _stat(path))}
     for key in sorted({*documents, *folders}):
         document = documents.get(key)
-        names = _names(document) if document else _linked(store.root / "revisions" / key, by_inode)
+        names = _names(document) if document else store.blobs.linked(store.root / "revisions" / key)
         blobs = {name: sizes[name] for name in sorted(names) if name in sizes}
         yield Row("revision", key, _what(document), blobs, sum(blobs.values()), float(document["at"]) if document else 0.0)
 
@@ -105,10 +102,6 @@ def _what(document: dict[str, Any] | None) -> str:
 
 def _names(document: dict[str, Any]) -> set[str]:
     return set(document["sha256"].values())
-
-
-def _linked(folder: Path, by_inode: dict[int, str]) -> set[str]:
-    return {by_inode[stat.st_ino] for path in folder.rglob("*") if path.is_file() and (stat := _stat(path)) and stat.st_ino in by_inode}
 
 
 def _files(folder: Path) -> Iterator[Path]:

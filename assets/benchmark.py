@@ -15,7 +15,6 @@ import httpx
 
 from assets.stage import stage
 from assets.step import Done, Model, Work
-from infra import loopback
 from infra.errors import Transient
 
 REQUESTS = 16
@@ -66,10 +65,7 @@ def ask(work: Work) -> Sample:
     }  # fmt: skip
     began, first, tokens = time.monotonic(), 0.0, 0
     try:
-        with (
-            loopback.client(300) as client,
-            client.stream("POST", work.platform.endpoint.url + "/chat/completions", json=body, headers=work.platform.endpoint.headers()) as answer,
-        ):
+        with work.platform.endpoint.client(300) as client, client.stream("POST", "/chat/completions", json=body) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():
                 if line.startswith("data: {"):

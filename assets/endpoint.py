@@ -14,7 +14,6 @@ import httpx
 from assets.ray_service import route_of
 from assets.stage import stage
 from assets.step import Done, Model, Work, drain, insist_on_life
-from infra import loopback
 from infra.decisions import Live, Outage
 from infra.errors import Blocked, Transient
 from infra.platform import EndpointState, Release, Route
@@ -72,8 +71,8 @@ def prove(work: Work, release: Release, route: Route) -> int:
     def probe() -> int | None:
         nonlocal good
         try:
-            with loopback.client(60) as client:
-                answer = client.post(work.platform.endpoint.url + "/completions", json=body, headers=work.platform.endpoint.headers())
+            with work.platform.endpoint.client(60) as client:
+                answer = client.post("/completions", json=body)
         except httpx.HTTPError as error:
             work.progress.phase("prove", f"{type(error).__name__}: {error}")
             if isinstance(error, httpx.ConnectError):

@@ -73,7 +73,7 @@ def candidate_of(work: Work) -> ServiceState:
 
 def ladder(work: Work, state: ServiceState) -> Iterator[Rung]:
     """The whole ladder for a candidate and for changed rules; the health rung alone for what was accepted and only healed."""
-    asked = acceptance.candidate(work.release, state)
+    asked = acceptance.candidate(work.release, state, work.platform.ray_service)
     record = work.record
     same_rules = bool(record and record.accepted_spec == accepted_rules(work))
     is_live = bool(work.live and work.live.id == work.release.id)

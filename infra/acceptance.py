@@ -11,13 +11,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
 
-from infra import engine, loopback
+from infra import engine
 from infra.errors import redact
-from infra.platform import Release, ServiceState
+from infra.platform import Release, ServicePart, ServiceState
 from infra.specs import Golden
 
 ANSWER_SECONDS = 120.0
@@ -36,16 +37,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Where the candidate answers, and what it should be."""
+    """How the candidate is reached, and what it should be. `client`: given seconds for each wait, one whose paths begin at its root."""
 
     release: Release
-    base_url: str
+    client: Callable[[float], httpx.Client]
     arguments: Mapping[str, str]
 
     def post(self, path: str, body: Mapping[str, Any], timeout: float = ANSWER_SECONDS) -> httpx.Response:
         """One request on a connection of its own, past every proxy."""
-        with loopback.client(timeout) as client:
-            return client.post(self.base_url + path, json=dict(body))
+        with self.client(timeout) as client:
+            return client.post(path, json=dict(body))
 
     def asked(self, prompt: str, **more: Any) -> dict[str, Any]:
         """The whole answer to one greedy chat question. Raises ValueError with the status and the engine's own words when it refuses."""
@@ -59,10 +60,9 @@ class Candidate:
         return {"model": self.release.served_name, "messages": [{"role": "user", "content": prompt}], "temperature": 0, **more}
 
 
-def candidate(release: Release, state: ServiceState) -> Candidate:
+def candidate(release: Release, state: ServiceState, service: ServicePart) -> Candidate:
     """The candidate behind a service's own address."""
-    assert state.address is not None
-    return Candidate(release, f"http://{state.address[0]}:{state.address[1]}", state.arguments)
+    return Candidate(release, partial(service.client, state), state.arguments)
 
 
 LADDER: dict[str, str] = {
@@ -106,8 +106,8 @@ def healthy(asked: Candidate) -> Rung:
 
 def served_name(asked: Candidate) -> Rung:
     """The name in /v1/models."""
-    with loopback.client(30) as client:
-        names = [row["id"] for row in client.get(asked.base_url + "/v1/models").json()["data"]]
+    with asked.client(30) as client:
+        names = [row["id"] for row in client.get("/v1/models").json()["data"]]
     wanted = asked.release.served_name
     return Rung("serves_the_declared_name", wanted in names, f"it serves {', '.join(names)}" + ("" if wanted in names else f", not {wanted}"))
 
@@ -146,7 +146,7 @@ def streams(asked: Candidate) -> Rung:
     body = asked.chat(_question(asked), max_tokens=32, stream=True, stream_options={"include_usage": True})
     pieces, ended, usage, first = 0, False, None, 0.0
     began = time.monotonic()
-    with loopback.client(ANSWER_SECONDS) as client, client.stream("POST", asked.base_url + "/v1/chat/completions", json=body) as answer:
+    with asked.client(ANSWER_SECONDS) as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
         for line in answer.iter_lines():
             if not line.startswith("data:"):
                 continue

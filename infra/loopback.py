@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,9 +12,9 @@ NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts no certificate at all. To read the machine's own for each client would take 30 ms, and no answer of ours comes over TLS."""
 
 
-def client(timeout: float) -> httpx.Client:
-    """A client for plain HTTP; `timeout` in seconds for each single wait."""
-    return httpx.Client(trust_env=False, timeout=timeout, verify=NOBODY)
+def client(timeout: float, base: str = "", headers: Mapping[str, str] | None = None) -> httpx.Client:
+    """A client for plain HTTP; `timeout` in seconds for each single wait, `base` what its paths are appended to, `headers` what it always sends."""
+    return httpx.Client(trust_env=False, timeout=timeout, verify=NOBODY, base_url=base, headers=headers)
 
 
 def here(url: str) -> bool:

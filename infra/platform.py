@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import httpx
+
 from infra.errors import Problem
 from infra.specs import ClusterSpec, ModelSpec, fields_of
 from infra.waiting import Progress
@@ -310,6 +312,9 @@ class ServicePart(Part[Release, ServiceState], Protocol):
     def adjust(self, release: Release, progress: Progress) -> ServiceState:
         """Brings what changes in place (replicas) to what the spec says."""
 
+    def client(self, state: ServiceState, timeout: float) -> httpx.Client:
+        """HTTP to this release's own server, from where this process runs: paths begin at its root; seconds for each single wait."""
+
     def log(self, name: str, part: str) -> Iterator[Path]:
         """The log files of a release, newest last; `part` is engine, ray or route."""
 
@@ -325,10 +330,10 @@ class EndpointPart(Part[Route, EndpointState], Protocol):
 
     @property
     def url(self) -> str:
-        """The OpenAI-compatible base address, ending in /v1."""
+        """The OpenAI-compatible base address for people and their programs, ending in /v1."""
 
-    def headers(self) -> dict[str, str]:
-        """What a client of ours must send (the API key, when there is one)."""
+    def client(self, timeout: float) -> httpx.Client:
+        """HTTP to the endpoint, from where this process runs: paths begin at its /v1; the API key is sent where there is one."""
 
 
 class UsagePart(Protocol):

@@ -11,19 +11,17 @@ from typing import Any
 
 import httpx
 
-from infra import loopback
 from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Transient, redact
-from infra.platform import Platform
+from infra.platform import EndpointPart, Platform
 from llm_pipeline import actions, console
 
 
 @dataclass
 class Talk:
-    """A conversation with one model."""
+    """A conversation with one model, by the name that the endpoint knows."""
 
-    url: str
-    headers: dict[str, str]
+    endpoint: EndpointPart
     model: str
     timeout: float
     said: list[dict[str, str]] = field(default_factory=list)
@@ -33,7 +31,7 @@ class Talk:
         body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "stream": True, "temperature": 0}
         whole = ""
         try:
-            with loopback.client(self.timeout) as client, client.stream("POST", self.url + "/chat/completions", json=body, headers=self.headers) as answer:
+            with self.endpoint.client(self.timeout) as client, client.stream("POST", "/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
                     answer.read()
                     raise refused(self.model, answer)
@@ -45,17 +43,17 @@ class Talk:
                         if piece:
                             yield piece
         except httpx.HTTPError as error:
-            raise unreachable(self.model, self.url, error) from error
+            raise unreachable(self.model, self.endpoint.url, error) from error
         self.said += [{"role": "user", "content": prompt}, {"role": "assistant", "content": whole}]
 
     def whole(self, prompt: str) -> dict[str, Any]:
         """The answer as the endpoint's own document."""
         body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "temperature": 0}
         try:
-            with loopback.client(self.timeout) as client:
-                answer = client.post(self.url + "/chat/completions", json=body, headers=self.headers)
+            with self.endpoint.client(self.timeout) as client:
+                answer = client.post("/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise unreachable(self.model, self.url, error) from error
+            raise unreachable(self.model, self.endpoint.url, error) from error
         if answer.status_code != 200:
             raise refused(self.model, answer)
         return {**answer.json(), "release": answer.headers.get("x-llm-release")}
@@ -79,7 +77,7 @@ def sample(model: str) -> tuple[str, str]:
         stage = actions.stage(model)
         golden = stage.spec.acceptance.golden
         question = golden[0].prompt if golden else "Say hello in one sentence."
-        talk = Talk(stage.platform.endpoint.url, stage.platform.endpoint.headers(), stage.spec.served_name, 60)
+        talk = Talk(stage.platform.endpoint, stage.spec.served_name, 60)
         return question, "".join(talk.stream(question)).strip()
     except PipelineError:
         return "", ""

@@ -156,7 +156,7 @@ def chat_(
     """Talk to a model; the answer streams."""
     platform = actions.platform_with(model)
     served = chat.served_name(platform, model)
-    talk = chat.Talk(platform.endpoint.url, platform.endpoint.headers(), served, timeout)
+    talk = chat.Talk(platform.endpoint, served, timeout)
     if prompt is None and not as_json:
         chat.session(talk)
         return

@@ -20,7 +20,9 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from infra import router
+import httpx
+
+from infra import loopback, router
 from infra.errors import ConfigError, PipelineError, Transient, tail
 from infra.local.machine import holder
 from infra.local.processes import end, mark_of, members, read_json, spawn, write_json
@@ -87,9 +89,9 @@ class LocalEndpoint:
         ports = self._ports()
         return f"http://{HOST}:{ports['llm'] if ports else self._settings.endpoint_port}/v1"
 
-    def headers(self) -> dict[str, str]:
+    def client(self, timeout: float) -> httpx.Client:
         key = self._settings.api_key
-        return {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        return loopback.client(timeout, self.url, {"authorization": f"Bearer {key.get_secret_value()}"} if key else None)
 
     def in_flight(self, release: str) -> int | None:
         if not self._ports():

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+
+from infra import loopback
 from infra.errors import ConfigError, Problem, Transient, tail
 from infra.local import launch, startup
 from infra.local.launch import Folders
@@ -98,6 +101,10 @@ class LocalService:
         startup.deploy(folders, release, self._served(release), progress)
         ready = startup.wait_ready(folders, release, self._served(release), progress)
         return replace(ready, changed=True)
+
+    def client(self, state: ServiceState, timeout: float) -> httpx.Client:
+        assert state.address is not None, f"{state.release} has no address"
+        return loopback.client(timeout, f"http://{state.address[0]}:{state.address[1]}")
 
     def log(self, name: str, part: str) -> Iterator[Path]:
         folders = self._folders(name)

@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
+
 from infra import engine as arguments_of
+from infra import loopback
 from infra.errors import CapacityError, PipelineError, Problem
 from infra.local.records import LocalRecords
 from infra.platform import (
@@ -348,6 +351,10 @@ class Service:
             found.state = replace(found.state, in_place=release.in_place)
         return replace(found.state, changed=changed)
 
+    def client(self, state: ServiceState, timeout: float) -> httpx.Client:
+        assert state.address is not None, f"{state.release} has no address"
+        return loopback.client(timeout, f"http://{state.address[0]}:{state.address[1]}")
+
     def log(self, name: str, part: str) -> Iterator[Path]:
         path = self.world.home / "logs" / f"{name}.{part}.log"
         yield from [path] if path.exists() else []
@@ -419,8 +426,8 @@ class Front:
     def url(self) -> str:
         return f"http://127.0.0.1:{port_of(self.world.front) if self.world.front else 1}/v1"
 
-    def headers(self) -> dict[str, str]:
-        return {}
+    def client(self, timeout: float) -> httpx.Client:
+        return loopback.client(timeout, self.url)
 
 
 class Usage:

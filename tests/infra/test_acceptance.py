@@ -6,12 +6,15 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from infra import acceptance
+from infra import acceptance, local, loopback, settings
 from infra.acceptance import LADDER, Candidate, Rung, climb
 from infra.platform import ServiceState
 from tests.doubles.engine import Script
@@ -26,6 +29,11 @@ CLIMBED = [name for name in LADDER if name != "required_checks_passed"]
 """The rungs that are asked of the candidate; the last one asks Dagster."""
 
 Climb = Callable[..., dict[str, Rung]]
+
+
+def at(url: str) -> Callable[[float], httpx.Client]:
+    """How somebody at this address is reached."""
+    return partial(loopback.client, base=url)
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def ladder(engine_at: Callable[[Script], str]) -> Climb:
     def climbed(answers: dict[str, str] | None = None, live: dict[str, str] | None = None, model: str = "demo", **keys: Any) -> dict[str, Rung]:
         made = release(**{"engine": {"max_model_len": 64}, "acceptance": {"golden": GOLDEN}, **keys})
         url = engine_at(Script(model, ANSWERS if answers is None else answers, default="one two three"))
-        return {rung.name: rung for rung in climb(Candidate(made, url, LIVE if live is None else live))}
+        return {rung.name: rung for rung in climb(Candidate(made, at(url), LIVE if live is None else live))}
 
     return climbed
 
@@ -91,7 +99,7 @@ def test_a_good_candidate_climbs_every_rung_with_evidence(ladder: Climb) -> None
 
 def test_a_candidate_that_does_not_answer_is_asked_nothing_else() -> None:
     """The first rung says why; the rest would say the same."""
-    rungs = list(climb(Candidate(release(), "http://127.0.0.1:9", LIVE)))
+    rungs = list(climb(Candidate(release(), at("http://127.0.0.1:9"), LIVE)))
 
     assert [(rung.name, rung.passed) for rung in rungs] == [("healthy", False)]
     assert "no answer" in rungs[0].why
@@ -141,9 +149,9 @@ def test_a_bound_that_is_not_kept_is_told_with_both_numbers(engine_at: Callable[
     """The median of three; without a bound it is measured all the same."""
     slow = engine_at(Script("demo", default="one", first_ms=30))
 
-    kept = acceptance.within_slo(Candidate(release(acceptance={"slo": {"ttft_ms": 5000}}), slow, LIVE))
-    broken = acceptance.within_slo(Candidate(release(acceptance={"slo": {"ttft_ms": 10}}), slow, LIVE))
-    free = acceptance.within_slo(Candidate(release(), slow, LIVE))
+    kept = acceptance.within_slo(Candidate(release(acceptance={"slo": {"ttft_ms": 5000}}), at(slow), LIVE))
+    broken = acceptance.within_slo(Candidate(release(acceptance={"slo": {"ttft_ms": 10}}), at(slow), LIVE))
+    free = acceptance.within_slo(Candidate(release(), at(slow), LIVE))
 
     assert (kept.passed, broken.passed, free.passed) == (True, False, True)
     assert "bound 10 ms" in broken.why
@@ -153,8 +161,8 @@ def test_a_bound_that_is_not_kept_is_told_with_both_numbers(engine_at: Callable[
 
 def test_an_answer_that_breaks_off_is_no_stream(engine_at: Callable[[Script], str]) -> None:
     """Cut in the middle, or without a single piece; the second proves no speed either."""
-    cut = {rung.name: rung for rung in climb(Candidate(release(), engine_at(Script("demo", default="one two three", die_after=2)), LIVE))}
-    empty = Candidate(release(acceptance={"slo": {"ttft_ms": 5000}}), engine_at(Script("demo", default="")), LIVE)
+    cut = {rung.name: rung for rung in climb(Candidate(release(), at(engine_at(Script("demo", default="one two three", die_after=2))), LIVE))}
+    empty = Candidate(release(acceptance={"slo": {"ttft_ms": 5000}}), at(engine_at(Script("demo", default=""))), LIVE)
 
     assert not cut["streams"].passed
     assert "no usable answer" in cut["streams"].why
@@ -197,7 +205,7 @@ def odd_server() -> Iterator[Callable[[Any], Candidate]]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return Candidate(release(), f"http://127.0.0.1:{server.server_address[1]}", LIVE)
+        return Candidate(release(), at(f"http://127.0.0.1:{server.server_address[1]}"), LIVE)
 
     yield start
     for server in servers:
@@ -223,10 +231,13 @@ def test_nonsense_never_raises(odd_server: Callable[[Any], Candidate], document:
     assert not any(rung.passed for rung in rungs if rung.name in ("serves_the_declared_name", "streams", "counts_tokens"))
 
 
-def test_the_candidates_address_is_the_services_own() -> None:
+def test_the_candidates_address_is_the_services_own(tmp_path: Path) -> None:
     """Not the router's: it has no traffic yet."""
+    platform = local.platform(settings.load(home=tmp_path, cache=tmp_path / "cache"))
     state = ServiceState("demo-a", "demo", "ready", ("127.0.0.1", 1234), arguments={"dtype": "x"})
 
-    found = acceptance.candidate(release(), state)
+    found = acceptance.candidate(release(), state, platform.ray_service)
 
-    assert (found.base_url, found.arguments) == ("http://127.0.0.1:1234", {"dtype": "x"})
+    assert found.arguments == {"dtype": "x"}
+    with found.client(1) as client:
+        assert client.base_url == "http://127.0.0.1:1234"

@@ -24,8 +24,8 @@ Routes = Callable[..., Route]
 def ask(platform: Platform, model: str = "demo", timeout: float = 5) -> httpx.Response:
     """One question through the stable address, as a client would."""
     body = {"model": model, "messages": [{"role": "user", "content": "ping"}]}
-    with httpx.Client(trust_env=False, timeout=timeout) as client:
-        return client.post(f"{platform.endpoint.url}/chat/completions", json=body, headers=platform.endpoint.headers())
+    with platform.endpoint.client(timeout) as client:
+        return client.post("/chat/completions", json=body)
 
 
 def test_an_endpoint_that_was_never_made_is_absent(platform: Platform, routes: Routes) -> None:

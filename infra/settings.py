@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     hf_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
     hf_home: Path | None = Field(default=None, validation_alias="HF_HOME")
     dagster_home: Path | None = Field(default=None, validation_alias="DAGSTER_HOME")
+    kubeconfig: str | None = Field(default=None, validation_alias="KUBECONFIG", description="Files of kubectl, where a cluster names none itself.")
     temp: Path = Field(default=Path("/tmp"), validation_alias="TMPDIR")  # noqa: S108 - checked and made private by its user
 
     @field_validator("home", "cache", "hf_home", "dagster_home", mode="after")

@@ -373,6 +373,19 @@ class KubernetesBlock(Spec):
     kuberay: Literal["install", "existing"] = says(
         "in_place", "install (default, so that an empty cluster is enough): ours where there is none. existing: never touched.", "install"
     )
+    storage_class: Text | None = says("identity", "Of the claims for weights. Null: the cluster's default one.", None)
+    image_pull_secret: Text | None = says("in_place", "Name of a Secret of the namespace for pulling images. Null: none.", None)
+    hub_secret: Text | None = says("in_place", "Name of a Secret of the namespace whose key token is the Hub's. Null: none.", None)
+    pod_annotations: dict[str, str] = says(
+        "in_place", "Set on every pod of ours, for example to keep a mesh's sidecar away. They act on what is started after the edit.", {}
+    )
+    node_selector: dict[str, str] = says("in_place", "Labels of the nodes for engines, beside what their resources ask. Empty: any.", {})
+    tolerations: tuple[dict[str, JsonValue], ...] = says(
+        "in_place", "Taints that engines bear, as Kubernetes writes them; nvidia.com/gpu is borne anyway by what asks for a GPU.", ()
+    )
+    nodepool: dict[str, JsonValue] | None = says(
+        "in_place", "A Karpenter NodePool of ours for engines: the keys requirements, limits and nodeClassRef of its specification. Null: the nodes that are there.", None
+    )
 
 
 class AwsBlock(Spec):

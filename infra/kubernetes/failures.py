@@ -1,0 +1,140 @@
+"""What the API server's refusals mean in our words; and an answer that is still being read.
+
+    401              Denied            who we are was not believed
+    403              Denied            we may not: which verb, which kind, where
+    404              Absent            for the caller
+    409              Conflict          somebody else was first
+    410              Gone              the version to watch from is too old: list again
+    400, 413, 422    ConfigError       the manifest is not one
+    429, 5xx         Busy              later; with Retry-After where it is told
+    no answer        Busy
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Self, TypeVar
+
+from infra.errors import ConfigError, Conflict, Denied, PipelineError, Transient, redact
+from infra.kubernetes.kinds import Kind
+
+T = TypeVar("T")
+
+
+class Absent(Transient):
+    """There is no such object, or no such kind."""
+
+
+class Gone(Transient):
+    """The version to go on from is too old."""
+
+
+class Busy(Transient):
+    """No answer, or a server that can not answer now."""
+
+
+class Answer:
+    """A response whose body is read by the caller; foreign errors while reading are mapped too."""
+
+    def __init__(self, response: Any, what: str, server: str) -> None:
+        self._response, self._what, self._server = response, what, server
+
+    def read(self) -> bytes:
+        return _guarded(lambda: bytes(self._response.read()), self._what, self._server)
+
+    def piece(self) -> bytes | None:
+        """What came next; empty at the end, None when nothing came within the read timeout."""
+        from urllib3.exceptions import ReadTimeoutError
+
+        try:
+            return _guarded(lambda: bytes(self._response.read1(1 << 16)), self._what, self._server)
+        except Busy as error:
+            if isinstance(error.__cause__, ReadTimeoutError | TimeoutError):
+                return None
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+
+def answered(call: Callable[[], Any], what: str, server: str) -> Answer:
+    """Makes the call; its answer when it was not refused."""
+    return Answer(_guarded(call, what, server), what, server)
+
+
+def events(call: Callable[[], Answer], kind: Kind) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """The lines of a watch. Bookmarks say nothing to anybody and are left out."""
+    with call() as answer:
+        rest = b""
+        while True:
+            piece = answer.piece()
+            if piece == b"":
+                return
+            if piece is None:
+                yield None
+                continue
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield from _event(json.loads(line), kind)
+
+
+def _event(row: dict[str, Any], kind: Kind) -> Iterator[tuple[str, dict[str, Any]]]:
+    item = row["object"]
+    if row["type"] == "ERROR":
+        raise _mapped(int(item.get("code", 500)), item, f"watch {kind.plural}", "the API server", None)
+    if row["type"] != "BOOKMARK":
+        yield row["type"], {"apiVersion": kind.api_version, "kind": kind.name, **item}
+
+
+def _guarded(call: Callable[[], T], what: str, server: str) -> T:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return call()
+    except ApiException as error:
+        if not error.status:
+            raise _silent(error, what, server) from error
+        raise _mapped(int(error.status), _status(error.body), what, server, (error.headers or {}).get("Retry-After")) from error
+    except (HTTPError, OSError) as error:
+        raise _silent(error, what, server) from error
+
+
+def _silent(error: Exception, what: str, server: str) -> Busy:
+    return Busy(
+        f"the API server {server} does not answer", why=f"{what}: {type(error).__name__}: {redact(str(error))[:300]}",
+        next="look whether the cluster is up and this machine reaches it: kubectl cluster-info",
+    )  # fmt: skip
+
+
+def _status(body: Any) -> dict[str, Any]:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {"message": text[:300]}
+    return found if isinstance(found, dict) else {"message": text[:300]}
+
+
+def _mapped(status: int, told: dict[str, Any], what: str, server: str, after: str | None) -> PipelineError:
+    why = redact(str(told.get("message") or f"status {status}"))
+    if status == 401:
+        return Denied(f"{server} does not believe who we are", why=why, next="look at the user of this context: has its token or certificate expired?")
+    if status == 403:
+        return Denied(f"we may not do this: {what}", why=why, next="give this user the rights that `llm-pipeline doctor --rbac` prints")
+    if status == 404:
+        return Absent(f"nothing is there: {what}", why=why)
+    if status == 409:
+        return Conflict(f"somebody else was first: {what}", why=why, next="run the same command again")
+    if status == 410:
+        return Gone(f"too old: {what}", why=why)
+    if status in (400, 413, 415, 422):
+        return ConfigError(f"the API server refuses it: {what}", why=why, next="llm-pipeline generate MODEL prints what is sent")
+    busy = Busy(f"the API server can not do it now ({status}): {what}", why=why, next="run the same command again")
+    busy.retry_after = float(after) if after and after.isdigit() else None
+    return busy

@@ -305,7 +305,7 @@ def _heal_live(dagster: Dagster, wish: Wish, listen: Listener, *, follow: bool, 
 def _launch_and_follow(
     dagster: Dagster, models: list[tuple[Model, tuple[str, ...]]], listen: Listener, tags: dict[str, str], *, follow: bool, timeout: float
 ) -> list[Outcome]:
-    if models and dagster.webserver() and (told := dagster.reload()):
+    if models and dagster.webserver() and (told := dagster.reload(models[0][0].spec.cluster)):
         raise ConfigError("Dagster can not load the graph", why=told.splitlines()[0][:300], next=f"look at {dagster.url}/locations")
     runs = []
     for model, notes in models:

@@ -24,6 +24,7 @@ from infra.declarations import Declarations, Declared
 from infra.errors import ConfigError
 from infra.platform import Platform
 from infra.specs import ClusterSpec, ModelSpec
+from llm_pipeline.loaded import LOADED, LOADED_KEY
 
 STAGES = (deployment, model_weights, image, gpu_nodepool, ray_service, smoke_test, endpoint, benchmark)
 """A model's stages in the order of life."""
@@ -124,7 +125,8 @@ def build(found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
 def build_cluster(found: Declared[ClusterSpec]) -> dg.Definitions:
     """The pieces of the graph of one cluster."""
     stage = cluster_stage(found.spec.name)
-    return dg.Definitions.merge(cluster.build(stage), teardown.watch(stage), collect.shelf(stage))
+    place = cluster.build(stage).map_asset_specs(func=lambda spec: spec.merge_attributes(metadata={LOADED_KEY: LOADED}))
+    return dg.Definitions.merge(place, teardown.watch(stage), collect.shelf(stage))
 
 
 def build_model(found: Declared[ModelSpec], everything: Declarations) -> dg.Definitions:

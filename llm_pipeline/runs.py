@@ -25,6 +25,7 @@ from infra import loopback, workers
 from infra.errors import Blocked, PipelineError, Problem, Timeout, Transient
 from infra.local.machine import listener_folder
 from infra.settings import ROOT, Settings, private
+from llm_pipeline.loaded import LOADED_KEY, fingerprint
 
 LOCATION, REPOSITORY = "llm_pipeline", "__repository__"
 ASSET_JOB = "__ASSET_JOB"
@@ -38,6 +39,7 @@ LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __
   ... on InvalidSubsetError { message } ... on UnauthorizedError { message } ... on RunConflict { message } } }"""
 RELOAD = """mutation($l: String!) { reloadRepositoryLocation(repositoryLocationName: $l) { __typename
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename ... on PythonError { message } } } ... on PythonError { message } } }"""
+LOADED_QUERY = """query($k: [AssetKeyInput!]) { assetNodes(assetKeys: $k) { metadataEntries { label ... on TextMetadataEntry { text } } } }"""
 DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
 
 
@@ -94,8 +96,11 @@ class Dagster:
             return False
         return all(row["healthy"] for row in rows if row["daemonType"] in ("QUEUED_RUN_COORDINATOR", "SENSOR"))
 
-    def reload(self) -> str | None:
-        """Makes edited YAML count. Returns what Dagster says when it can not."""
+    def reload(self, cluster: str) -> str | None:
+        """Makes edited YAML and code count, where anything was edited since they were loaded. Returns what Dagster says when it can not."""
+        nodes = self._ask(LOADED_QUERY, {"k": [{"path": [cluster, "cluster"]}]})["assetNodes"]
+        if fingerprint() in [row.get("text") for node in nodes for row in node["metadataEntries"] if row["label"] == LOADED_KEY]:
+            return None
         answer = self._ask(RELOAD, {"l": LOCATION}, timeout=120)["reloadRepositoryLocation"]
         inner = answer.get("locationOrLoadError") or {}
         return answer.get("message") or inner.get("message")

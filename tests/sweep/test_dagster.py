@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.sweep import daemon
@@ -40,3 +41,24 @@ def test_ctrl_c_ends_following_and_nothing_else_and_says_how_to_go_on(made: Scri
     assert "what was begun goes on" in said and "llm-pipeline status --watch" in said and "llm-pipeline down" in said
     assert daemon.whole(made, only_answers=True) == []
     made.until(lambda: made.live() != before, 60, "the new release to be live")
+
+
+def test_up_reloads_the_code_location_when_a_file_changed_and_only_then(made: Scripted) -> None:
+    """An edit counts at once; what was loaded already is not loaded again."""
+    before = loaded_at(made)
+    made.declare(720, scripted="")
+    made.clone.json("up", "demo")
+    edited, live = loaded_at(made), made.live()
+
+    made.clone.json("rollback", "demo")
+
+    assert before < edited == loaded_at(made)
+    assert made.live() != live
+
+
+def loaded_at(made: Scripted) -> float:
+    """Since when the location is what it is, as Dagster says."""
+    query = '{ workspaceLocationEntryOrError(name: "llm_pipeline") { ... on WorkspaceLocationEntry { updatedTimestamp } } }'
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        said = client.post(f"http://127.0.0.1:{made.clone.dagster}/graphql", json={"query": query}).json()
+    return float(said["data"]["workspaceLocationEntryOrError"]["updatedTimestamp"])

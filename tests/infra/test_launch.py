@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,34 @@ def test_an_engine_reaches_nobody_and_writes_only_into_our_home(folders: Folders
         assert Path(env[name]).is_relative_to(folders.home)
     assert Path(env["TMPDIR"]).is_relative_to(folders.temp)
     assert Path(env["TMPDIR"]).is_dir()
+
+
+READER = """
+import time
+class SpinCondition:
+    def __init__(self, busy_loop_s=1):
+        self.busy_loop_s, self.last_read, self.slept = busy_loop_s, time.monotonic(), []
+    def wait(self, timeout_ms=None):
+        self.slept.append(timeout_ms)
+"""
+"""The shape of vLLM's own."""
+
+
+@pytest.mark.parametrize(("on", "busy", "slept"), [("cpu", 0.001, [1, 1, 1, 5000, None]), ("gpu", 1, [5000, None, 1, 5000, None])])
+def test_a_reader_without_a_gpu_sleeps_soon_but_never_long_while_its_engine_works(tmp_path: Path, on: str, busy: float, slept: list[int | None]) -> None:
+    """A wake-up that is lost between two steps costs a millisecond, not the 5 s after which the engine looks by itself."""
+    module = tmp_path / "vllm" / "distributed" / "device_communicators" / "shm_broadcast.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(READER)
+    code = (
+        "import json; from vllm.distributed.device_communicators.shm_broadcast import SpinCondition; r = SpinCondition();"
+        "[r.wait(ms) for ms in (5000, None, 1)]; r.last_read -= 2; [r.wait(ms) for ms in (5000, None)]; print(json.dumps([r.busy_loop_s, r.slept]))"
+    )
+    path = f"{launch.environment(Folders(tmp_path, tmp_path / 't', release().name), release(), '0')['PYTHONPATH']}:{tmp_path}"
+
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path, "LLM_PIPELINE_ENGINE_ON": on}, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout) == [busy, slept]
 
 
 def test_sockets_of_ray_fit_into_a_name(tmp_path: Path) -> None:

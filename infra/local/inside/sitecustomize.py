@@ -6,7 +6,10 @@ ray.serve._private.replica                               A Serve replica opens `
 vllm.distributed.device_communicators.shm_broadcast      A worker polls for its next step for a whole second after the last one. On
                                                          a machine whose CPUs are also the engine that is a core lost to waiting
                                                          (measured: one of two), so it goes to sleep on its socket after a
-                                                         millisecond. Only without a GPU.
+                                                         millisecond. Only without a GPU. The writer's socket drops a wake-up that
+                                                         follows another within about a millisecond (it keeps one, and learns late
+                                                         that it was fetched), and upstream nobody would miss it for 5 s; so within
+                                                         that first second each sleep is a millisecond long.
 
 Nothing of the installed packages is changed. Standard library only; does nothing in processes that import neither.
 """
@@ -15,6 +18,7 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+import time
 
 
 def stay_on_loopback(module):
@@ -24,9 +28,18 @@ def stay_on_loopback(module):
 
 
 def do_not_spin(module):
-    """Seconds of polling before a reader sleeps: a millisecond for the constructor's one second."""
-    if os.environ.get("LLM_PIPELINE_ENGINE_ON") == "cpu" and module.SpinCondition.__init__.__defaults__ == (1,):
-        module.SpinCondition.__init__.__defaults__ = (0.001,)
+    """Seconds of polling before a reader sleeps: a millisecond for the constructor's one second; then short sleeps, until that second is over."""
+    condition = module.SpinCondition
+    if os.environ.get("LLM_PIPELINE_ENGINE_ON") != "cpu" or condition.__init__.__defaults__ != (1,):
+        return
+    condition.__init__.__defaults__ = (0.001,)
+    sleep = condition.wait
+
+    def wait(self, timeout_ms=None):
+        busy = time.monotonic() - self.last_read < 1
+        return sleep(self, 1 if busy and (timeout_ms is None or timeout_ms > 1) else timeout_ms)
+
+    condition.wait = wait
 
 
 CORRECTIONS = {"ray.serve._private.replica": stay_on_loopback, "vllm.distributed.device_communicators.shm_broadcast": do_not_spin}

@@ -304,7 +304,7 @@ def close(work: Work, result: Any, problem: Problem, *, mark: bool = False, tran
 def failure(error: PipelineError) -> dg.Failure:
     """The four parts as Dagster shows them. Never retried by Dagster: the loop does that, with its back-off."""
     parts = {name: dg.MetadataValue.text(value) for name, value in error.problem.as_dict().items() if value}
-    return dg.Failure(description=error.problem.text(), metadata={**parts, "transient": isinstance(error, Transient)}, allow_retries=False)
+    return dg.Failure(description=error.problem.text(), metadata={**parts, "transient": isinstance(error, Transient), "exit_code": error.exit_code}, allow_retries=False)
 
 
 def reporter(context: Any, key: dg.AssetKey) -> Callable[[Phase], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -218,19 +218,12 @@ def down(dagster: Dagster, name: str, listen: Listener, *, include_models: bool 
         platform_with(name)
     tags = {TAG_ACTION: "teardown", TAG_BY: person(), "llm/down": name}
     config = {"ops": {"tear_down": {"config": {"name": name, "include_models": include_models, "purge": purge}}}}
-    run_id = dagster.launch(Launch(tags, job="teardown", config=config), needs_daemon=False)
+    run_id, events = _job(dagster, name, Launch(tags, job="teardown", config=config), listen, timeout)
     report: dict[str, Any] = {"removed": [], "kept": [], "left": []}
-    problem: Problem | None = None
-    for event in dagster.follow(run_id, timeout):
-        listen(name, event)
-        if event.kind == "done" and event.stage.endswith("/teardown_report"):
-            report = {key: event.facts.get(key) or [] for key in ("removed", "kept", "left")}
-        elif event.kind == "failed":
-            problem = event.facts["problem"]
-        elif event.kind == "ended" and event.text != "SUCCESS" and problem is None:
-            problem = Problem(f"the down of {name} ended as {event.text} before it could report", why="its process was killed, or a person ended the run", next="the same command again goes on where it stopped")
-    if problem and not report["left"]:
-        raise _again(problem)
+    for event in _reported(events, "teardown_report"):
+        report = {key: event.facts.get(key) or [] for key in report}
+    if (error := _ended_badly(events, f"the down of {name}")) and not report["left"]:
+        raise error
     return {**report, "report_run_id": run_id}
 
 
@@ -239,30 +232,21 @@ def pin(dagster: Dagster, name: str, revision: str | None, listen: Listener, *, 
     platform_with(name)
     config = {"ops": {"write_pin": {"config": {"model": name, "revision": revision, "remove": remove}}}}
     tags = {TAG_ACTION: "unpin" if remove else "pin", TAG_BY: person(), "llm/pin": name}
-    run_id = dagster.launch(Launch(tags, job="pin", config=config), needs_daemon=False)
-    problem: Problem | None = None
-    for event in dagster.follow(run_id, timeout):
-        listen(name, event)
-        problem = event.facts["problem"] if event.kind == "failed" else problem
-    if problem:
-        raise _again(problem)
+    run_id, events = _job(dagster, name, Launch(tags, job="pin", config=config), listen, timeout)
+    if error := _ended_badly(events, f"the pin of {name}"):
+        raise error
     return run_id
 
 
 def collect(dagster: Dagster, listen: Listener, *, timeout: float = 1800) -> dict[str, Any]:
     """Launches the job `collect`; its reports as one."""
-    run_id = dagster.launch(Launch({TAG_ACTION: "collect", TAG_BY: person()}, job="collect"), needs_daemon=False)
+    run_id, events = _job(dagster, "collect", Launch({TAG_ACTION: "collect", TAG_BY: person()}, job="collect"), listen, timeout)
     report: dict[str, Any] = {"removed": [], "kept": [], "freed_bytes": 0, "runs_forgotten": 0, "postponed": None}
-    problem: Problem | None = None
-    for event in dagster.follow(run_id, timeout):
-        listen("collect", event)
-        if event.kind == "done" and event.stage.endswith("/collection"):
-            report |= {key: report[key] + event.facts[key] for key in ("removed", "kept", "freed_bytes", "runs_forgotten")}
-            report["postponed"] = report["postponed"] if event.facts["postponed"] == "nothing" else event.facts["postponed"]
-        elif event.kind == "failed":
-            problem = event.facts["problem"]
-    if problem:
-        raise _again(problem)
+    for event in _reported(events, "collection"):
+        report |= {key: report[key] + event.facts[key] for key in ("removed", "kept", "freed_bytes", "runs_forgotten")}
+        report["postponed"] = report["postponed"] if event.facts["postponed"] == "nothing" else event.facts["postponed"]
+    if error := _ended_badly(events, "the collection"):
+        raise error
     return {**report, "run_id": run_id}
 
 
@@ -391,7 +375,30 @@ def _in_step(model: Model, seen: Situation, release: Release | None) -> bool:
     return seen.live.accepted_spec == rules and same_place
 
 
-def _again(problem: Problem) -> PipelineError:
-    """A problem that came out of a run, raised here."""
-    kind = Blocked if "carries wanted models" in problem.what or "asked for again" in problem.what else PipelineError
-    return kind(problem.what, why=problem.why, next=problem.next, log=problem.log)
+def _job(dagster: Dagster, name: str, what: Launch, listen: Listener, timeout: float) -> tuple[str, list[Event]]:
+    """Launches a job and listens to its end: its run, and what happened."""
+    run_id = dagster.launch(what, needs_daemon=False)
+    events = []
+    for event in dagster.follow(run_id, timeout):
+        listen(name, event)
+        events.append(event)
+    return run_id, events
+
+
+def _reported(events: Iterable[Event], report: str) -> Iterator[Event]:
+    """What the job wrote down at its end, for each cluster or model."""
+    return (event for event in events if event.kind == "done" and event.stage.endswith(f"/{report}"))
+
+
+def _ended_badly(events: Sequence[Event], what: str) -> PipelineError | None:
+    """The error that a job failed with; a killed one has none of its own. None: it succeeded."""
+    failed = next((event for event in events if event.kind == "failed"), None)
+    if failed:
+        problem: Problem = failed.facts["problem"]
+        return (Blocked if failed.facts["rule"] else PipelineError)(problem.what, why=problem.why, next=problem.next, log=problem.log)
+    if events[-1].text == "SUCCESS":
+        return None
+    return PipelineError(
+        f"{what} ended as {events[-1].text} before it could report", why="its process was killed, or a person ended the run",
+        next="the same command again goes on where it stopped",
+    )  # fmt: skip

@@ -228,7 +228,7 @@ def read_event(entry: dg.EventLogEntry) -> Event | None:
         case "STEP_START":
             return Event("started", stage, "", at)
         case "STEP_FAILURE":
-            return Event("failed", stage, "", at, {"problem": problem_of(event)})
+            return Event("failed", stage, "", at, {"problem": problem_of(event), "rule": by_rule(event)})
         case "STEP_SKIPPED":
             return Event("skipped", stage, "", at)
     return None
@@ -250,6 +250,12 @@ def problem_of(event: dg.DagsterEvent) -> Problem:
     cause = data.error.cause if data.error and data.error.cause else data.error
     line = cause.message.strip().splitlines()[0][:300] if cause and cause.message.strip() else "the step ended without a reason"
     return Problem("a step failed in a way that nobody foresaw", why=line, next="please report it with the run's log; the same command again goes on from here")
+
+
+def by_rule(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed because a rule said no."""
+    data = event.step_failure_data.user_failure_data
+    return data is not None and plain(data.metadata).get("exit_code") == Blocked.exit_code
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.errors import tail
 from tests.life.clone import Clone, free_port
 
 
@@ -46,10 +48,14 @@ def server(argv: Sequence[str], folder: Path) -> Iterator[Bare]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(argv, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
-            answered(port, argv[argv.index("--served-model-name") + 1], until=began + 300, process=process)
+            try:
+                answered(port, argv[argv.index("--served-model-name") + 1], until=began + 300, process=process)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}: {tail(folder / 'server.log', 3)}") from error
             yield Bare(port, time.monotonic() - began)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -28,7 +28,7 @@ def figures(lab: Lab) -> Iterator[Figure]:
             ours.append(probe(clone, "llm_pipeline.definitions", TICKS))
             bare.append(probe(clone, "tests.bench.bare_location", 0, MODELS=str(models)))
         of = "bare assets with the same keys, edges and checks"
-        yield Figure(f"code location, {models} models: load", "s", column(ours, "seconds"), column(bare, "seconds"), of, goal=1.2)
+        yield Figure(f"code location, {models} models: load", "s", column(ours, "seconds"), column(bare, "seconds"), of, goal=1.2, why="what is above: modules of ours and pydantic, about a quarter of a second; and reading each YAML")
         yield Figure(f"code location, {models} models: memory", "MB", column(ours, "bytes", 1e6), column(bare, "bytes", 1e6), of, goal=1.2)
         yield Figure(f"code location, {models} models: tick of the loop", "s", tuple(t for row in ours for t in row["ticks"]), how="value", goal=0.5, why="none of them wanted, all once taken down")
 

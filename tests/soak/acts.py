@@ -81,15 +81,19 @@ def roll_back(world: World, die: random.Random) -> str:
 
 
 def kill_an_engine(world: World, die: random.Random) -> str:
-    """SIGKILL; the loop brings it back."""
+    """SIGKILL; the loop brings it back, three times within the hour. Then it gives up, and a person's `retry` does."""
     model = die.choice(MODELS)
+    given_up = world.heals(model) >= 3
     with world.excused(model):
         for pid in world.pids("ray_service", model):
             end(pid)
         time.sleep(1)
-        if not world.until(lambda: world.answers(model), 120, f"healing of {model}"):
+        if given_up:
+            world.until(lambda: world.clone.model(model)["problem"] and "healed" in str(world.clone.model(model)["problem"]["why"]), 120, f"the loop to give {model} up")
+            world.up(model, verb="retry")
+        elif not world.until(lambda: world.answers(model), 120, f"healing of {model}"):
             world.up(model)
-    return f"the engine of {model} is killed and healed"
+    return f"the engine of {model} is killed and {'given up, and brought back by retry' if given_up else 'healed'}"
 
 
 def kill_the_router(world: World, die: random.Random) -> str:

@@ -20,7 +20,9 @@ import httpx
 import psutil
 import yaml
 
+from infra.decisions import Decisions
 from infra.local.image_build import SERVING, digest, pins, recipes
+from infra.local.records import LocalRecords
 from tests.doubles import ray_engine
 from tests.doubles.hub import model_files
 from tests.life import clone as clones
@@ -64,15 +66,21 @@ class World:
         path.parent.mkdir(exist_ok=True)
         path.write_text(written if text is None else text)
 
-    def up(self, model: str, expect: int = 0) -> dict[str, Any]:
-        """`up`; notes which release serves then."""
-        done = self.clone.run("up", model, "--json")
+    def up(self, model: str, expect: int = 0, verb: str = "up") -> dict[str, Any]:
+        """`up`, or `retry`; notes which release serves then."""
+        done = self.clone.run(verb, model, "--json")
         found = yaml.safe_load(done.stdout) if done.stdout.strip() else {}
         if done.returncode != expect:
-            self.wrong.append(f"up {model} ended with {done.returncode}, not {expect}: {done.stdout[-600:]} {done.stderr[-600:]}")
+            self.wrong.append(f"{verb} {model} ended with {done.returncode}, not {expect}: {done.stdout[-600:]} {done.stderr[-600:]}")
         elif expect == 0:
             self.served[model].add(found["release"])
         return dict(found)
+
+    def heals(self, model: str) -> int:
+        """How often the loop healed what serves, within the hour."""
+        decisions = Decisions(LocalRecords(self.clone.home), model)
+        found = decisions.release(decisions.live.release) if decisions.live else None
+        return sum(time.time() - at < 3600 for at in found.heals) if found else 0
 
     def pids(self, part: str, name: str = "") -> list[int]:
         """Living processes of one part of this clone."""

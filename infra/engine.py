@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 from infra.errors import redact
@@ -22,6 +22,16 @@ APP = "llm"
 HEALTH_EVERY = 3
 """Seconds between two health checks of a replica. Serve calls it unhealthy after three failures: with its own 10 s a dead engine
 would go on refusing requests for half a minute before anybody knew."""
+
+OBJECT_STORE = 96 << 20
+"""Bytes of Ray's object store; Ray would take 30 % of the memory for each head, and nothing of ours puts objects there."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "PYTHONUNBUFFERED": "1",
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_SERVER_DEV_MODE": "0", "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+}  # fmt: skip
+"""Of every process of an engine: nothing phones home, nothing is fetched, and its log is whole and plain."""
 
 
 # ---------------------------------------------------------------- what it is started with
@@ -101,6 +111,30 @@ def kv_bytes(release: Release, config: Mapping[str, Any]) -> int:
     return cache_space(read_architecture(config), read_arguments(arguments(release)))
 
 
+def one_token(release: Release) -> dict[str, Any]:
+    """The body of the smallest question to `/v1/completions`: a server that only says that it is healthy is not believed."""
+    return {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+
+
+def application(document: Mapping[str, Any]) -> tuple[str, str]:
+    """The state of our application in Serve's answer, or `absent`, and why it is not RUNNING.
+
+    A deployment that failed to start once is a failure: Serve itself would try for minutes.
+    """
+    app = document.get("applications", {}).get(APP)
+    if app is None:
+        return "absent", "Serve does not have the application"
+    deployments = app.get("deployments", {})
+    for name, found in deployments.items():
+        message = found.get("message") or ""
+        if found.get("status") in ("UNHEALTHY", "DEPLOY_FAILED") or "failed to start" in message:
+            return "DEPLOY_FAILED", f"{name}: {message}"
+    status = str(app.get("status"))
+    if status == "RUNNING" and any(found.get("status") != "HEALTHY" for found in deployments.values()):
+        return "DEPLOYING", "a deployment is not healthy yet"
+    return status, str(app.get("message") or "") if status != "RUNNING" else ""
+
+
 # ---------------------------------------------------------------- what its log says: phases
 
 
@@ -139,22 +173,22 @@ class Seen:
     at: float
 
 
-def phase_of(line: str, year: int) -> Seen | None:
-    """The phase that this line begins."""
+def phase_of(line: str, year: int, zone: tzinfo | None = None) -> Seen | None:
+    """The phase that this line begins. `zone`: of the engine's clock; None: this machine's."""
     for marker in MARKERS:
         if marker.pattern.search(line):
-            return Seen(marker.phase, stamp(line, year))
+            return Seen(marker.phase, stamp(line, year, zone))
     return None
 
 
-def stamp(line: str, year: int) -> float:
-    """The time of a log line in Unix seconds (the engine writes local time, without the year); 0 when it has none."""
+def stamp(line: str, year: int, zone: tzinfo | None = None) -> float:
+    """The time of a log line in Unix seconds (the engine writes the time of its zone, without the year); 0 when it has none."""
     found = STAMP.search(line)
     if not found:
         return 0.0
     part = {k: int(v) for k, v in found.groupdict().items() if v}
     try:
-        when = datetime(part.get("year", year), part["month"], part["day"], part["h"], part["m"], part["s"], part.get("ms", 0) * 1000)
+        when = datetime(part.get("year", year), part["month"], part["day"], part["h"], part["m"], part["s"], part.get("ms", 0) * 1000, zone)
     except ValueError:
         return 0.0
     return when.timestamp()

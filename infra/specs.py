@@ -358,6 +358,10 @@ class Endpoint(Spec):
     via: Literal["router"] = says(
         "in_place", "router: the product's own, the only one on local; it can hold, wake and mark answers.", "router"
     )
+    replicas: int = says("in_place", "Routers side by side; on local there is one, whatever is said here. Default 2: one may go, the address stays.", 2, ge=1, le=10)
+    image: Image | None = says(
+        "in_place", "OCI reference with the program haproxy 2.8, Lua included. Null: HAProxy's own. On local that of the wheel runs, and this has no effect.", None
+    )
 
 
 class LocalBlock(Spec):
@@ -380,7 +384,7 @@ class KubernetesBlock(Spec):
         "in_place", "Set on every pod of ours, for example to keep a mesh's sidecar away. They act on what is started after the edit.", {}
     )
     node_selector: dict[str, str] = says("in_place", "Labels of the nodes for engines, beside what their resources ask. Empty: any.", {})
-    tolerations: tuple[dict[str, JsonValue], ...] = says(
+    tolerations: Annotated[tuple[dict[str, JsonValue], ...], Strict(False)] = says(
         "in_place", "Taints that engines bear, as Kubernetes writes them; nvidia.com/gpu is borne anyway by what asks for a GPU.", ()
     )
     nodepool: dict[str, JsonValue] | None = says(

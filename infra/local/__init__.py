@@ -6,7 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-from infra.decisions import Decisions
 from infra.local.cluster import LocalCluster
 from infra.local.endpoint import LocalEndpoint
 from infra.local.gpu_nodepool import LocalCapacity
@@ -18,6 +17,7 @@ from infra.local.records import LocalRecords
 from infra.local.usage import LocalUsage
 from infra.platform import Platform
 from infra.settings import Settings
+from infra.usage import live
 
 
 def platform(settings: Settings, cluster: str = "local") -> Platform:
@@ -28,12 +28,6 @@ def platform(settings: Settings, cluster: str = "local") -> Platform:
     image = LocalImage(settings.cache_dir, settings.torch_index, home=settings.home)
     service = LocalService(settings.home, temp_dir(settings), image, weights)
 
-    def live(model: str) -> tuple[str, str] | None:
-        decisions = Decisions(records, model)
-        found = decisions.live
-        record = decisions.release(found.release) if found else None
-        return (record.release.served_name, record.release.name) if record else None
-
     return Platform(
         name="local",
         cluster=LocalCluster(settings, endpoint),
@@ -43,7 +37,7 @@ def platform(settings: Settings, cluster: str = "local") -> Platform:
         ray_service=service,
         endpoint=endpoint,
         records=records,
-        usage=LocalUsage(endpoint, live),
+        usage=LocalUsage(endpoint, live(records)),
         inventory=LocalInventory(settings, service, endpoint, weights, image, lambda _: cluster),
         sweep_pause=1.0,
     )

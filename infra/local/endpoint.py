@@ -13,7 +13,6 @@ Upstream     smoke_test            Downstream     whoever asks questions
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import signal
 import socket
@@ -28,12 +27,9 @@ from infra.local.machine import holder
 from infra.local.processes import end, mark_of, members, read_json, spawn, write_json
 from infra.local.records import LocalRecords
 from infra.platform import EndpointState, Route
-from infra.router import Hold, Table, Up, Waiting
+from infra.router import Table, Up, Waiting
 from infra.settings import Settings, base_environment, private, secret
 from infra.waiting import Progress
-
-HOLD = Hold(100, 30)
-"""Requests held per model, and seconds each, while it is not up (route.md: 25 kB each; 3 × 30 s are bridged by a client's two retries)."""
 
 HOST = "127.0.0.1"
 
@@ -157,18 +153,12 @@ class LocalEndpoint:
         """Reads the table in force, changes it, puts it in force; nothing when `how` changes nothing."""
         with self._client() as client:
             table, _ = client.table()
-            fresh = how(self._with_keys(table))
-            if fresh == table and table.generation > 0:
+            key = self._settings.api_key
+            fresh = table.next(how, key.get_secret_value() if key else None)
+            if fresh is table:
                 return table, False
-            if fresh.generation == table.generation:
-                fresh = Table(table.generation + 1, fresh.routes, fresh.hold, fresh.keys)
             client.push(fresh)
             return fresh, True
-
-    def _with_keys(self, table: Table) -> Table:
-        key = self._settings.api_key
-        keys = (hashlib.sha256(key.get_secret_value().encode()).hexdigest(),) if key else ()
-        return Table(table.generation, table.routes, HOLD, keys)
 
     def _ensure(self, progress: Progress) -> bool:
         """The router runs and answers; started when it did not."""

@@ -23,20 +23,16 @@ from pathlib import Path
 from filelock import FileLock
 from filelock import Timeout as Busy
 
-from infra import engine
 from infra.errors import CapacityError, ConfigError
+from infra.footprint import OVERHEAD, planned
 from infra.local import machine
 from infra.local.locks import take
 from infra.local.processes import read_json, write_json
 from infra.local.ray_service import LocalService
-from infra.planner import CpuPlan, plan_cpu, read_architecture, read_arguments
+from infra.planner import CpuPlan
 from infra.platform import Capacity, Release, WeightsPart, model_of
 from infra.settings import private
 from infra.waiting import Progress
-
-OVERHEAD = {"ray": 3_600 << 20, "vllm": 2_300 << 20}
-"""Bytes that a release needs beside weights and cache: Ray head, Serve, engine, their Python (proportional set size, measured
-with the demo model on Ray 2.60.0 and vLLM 0.32.0 without a GPU; docs/measurements.md)."""
 
 MARGIN = 512 << 20
 """Bytes that stay free for the machine itself."""
@@ -180,8 +176,7 @@ class LocalCapacity:
 
     def _planned(self, release: Release) -> CpuPlan:
         """What one replica needs without a GPU, by the planner."""
-        model, told = read_architecture(self._config(release)), read_arguments(engine.arguments(release))
-        return plan_cpu(model, told, overhead=OVERHEAD[release.spec.engine.kind], size=release.manifest.size)
+        return planned(release, self._config(release))
 
     def _config(self, release: Release) -> dict[str, object]:
         stored = self._weights.observe(release)

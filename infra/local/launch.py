@@ -24,8 +24,6 @@ BLOCK = 64
 """Ports per release: named ones first, Ray's workers use the rest."""
 FIRST, LAST = 20_000, 32_000
 """Below the range that Linux hands out to clients (32768 on), so that no connection takes one in passing."""
-OBJECT_STORE = 96 << 20
-"""Bytes of Ray's object store; Ray would take 30 % of the memory for each head, and nothing of ours puts objects there."""
 
 NAMED = ("gcs", "dashboard", "agent", "agent_grpc", "client", "metrics", "runtime_env", "node_manager", "object_manager", "http")
 
@@ -107,7 +105,7 @@ def ray_head(service: Service, release: Release) -> list[str]:
     """`ray start --head --block` on loopback, every port named: two heads on one machine share nothing."""
     replicas = release.spec.replicas.max
     flags = {
-        "num-cpus": 8 * replicas, "num-gpus": (release.spec.resources.gpu or 0) * replicas, "object-store-memory": OBJECT_STORE,
+        "num-cpus": 8 * replicas, "num-gpus": (release.spec.resources.gpu or 0) * replicas, "object-store-memory": engine.OBJECT_STORE,
         "node-ip-address": LOOPBACK, "dashboard-host": LOOPBACK, "temp-dir": service.session,
         "port": service.port("gcs"), "dashboard-port": service.port("dashboard"),
         "dashboard-agent-listen-port": service.port("agent"), "dashboard-agent-grpc-port": service.port("agent_grpc"),
@@ -127,15 +125,12 @@ def environment(folders: Folders, release: Release, token: str) -> dict[str, str
     the same for the one server of Serve that ignores it (a replica's internal port, which takes pickles).
     """
     caches = private(folders.home / "engine-cache")
-    env = base_environment() | {
+    env = base_environment() | engine.ENVIRONMENT | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "AUTOSCALER_METRIC_PORT": "0", "DASHBOARD_METRIC_PORT": "0",
-        "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
-        "RAY_worker_niceness": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
-        "PYTHONPATH": str(Path(__file__).parent / "inside"), "PYTHONUNBUFFERED": "1", "LLM_PIPELINE_ENGINE_ON": "gpu" if release.needs_gpu else "cpu",
-        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_HOST_IP": LOOPBACK, "VLLM_SERVER_DEV_MODE": "0",
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "VLLM_HOST_IP": LOOPBACK,
+        "PYTHONPATH": str(Path(__file__).parent / "inside"), "LLM_PIPELINE_ENGINE_ON": "gpu" if release.needs_gpu else "cpu",
         "VLLM_CACHE_ROOT": str(caches / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton"),
-        "XDG_CACHE_HOME": str(caches), "HF_HOME": str(caches / "hf"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TMPDIR": str(private(folders.session / "tmp")), "TOKENIZERS_PARALLELISM": "false",
+        "XDG_CACHE_HOME": str(caches), "HF_HOME": str(caches / "hf"), "TMPDIR": str(private(folders.session / "tmp")),
         "GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     env.pop("LLM_PIPELINE_API_KEY", None)

@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from infra.local.launch import LOOPBACK, Folders, Service
 from infra.local.processes import members, read_json, recorded, write_json
 from infra.platform import Release, ServiceState, digest_of
 from infra.settings import secret
+from infra.startlog import StartLog
 from infra.waiting import Progress
 
 POLL = 0.4
@@ -81,7 +81,7 @@ def health(folders: Folders, raw: Mapping[str, Any]) -> tuple[str, str]:
         if service.kind == "vllm":
             answer = _http("GET", url(service, "/health"), timeout=HEALTH_SECONDS)
             return ("ready", "") if answer.status_code == 200 else ("dead", f"/health answers {answer.status_code}")
-        state, why = _application(_api(folders, service, "GET", timeout=HEALTH_SECONDS).raise_for_status().json())
+        state, why = engine.application(_api(folders, service, "GET", timeout=HEALTH_SECONDS).raise_for_status().json())
         return ("ready" if state == "RUNNING" else "dead" if state in ("DEPLOY_FAILED", "UNHEALTHY", "absent") else "starting"), why
     except httpx.ConnectError:
         return "dead", "nothing listens on its port any more"
@@ -128,36 +128,17 @@ def stored(folders: Folders) -> Service:
 # ---------------------------------------------------------------- the log
 
 
-class Log:
-    """Reads what is new in the logs of a release, and turns it into phases."""
+class Log(StartLog):
+    """Reads what is new in the log files of a release."""
 
     def __init__(self, folders: Folders, service: Service) -> None:
-        self._folders, self._kind = folders, service.kind
+        super().__init__(service.started)
+        self._folders = folders
         self._offsets: dict[Path, int] = {}
-        self._order = [marker.phase for marker in engine.MARKERS]
-        self._year = datetime.now(tz=UTC).year
-        self._reached = -1
-        self._since = service.started
-        self.lines: list[str] = []
 
     def read(self, progress: Progress) -> None:
-        """New lines become phases; the last one is what is being waited for."""
-        seen: list[tuple[int, engine.Seen]] = []
-        last = ""
-        for path in self._files():
-            for line in self._new(path):
-                self.lines.append(line)
-                if "pid=" in line or "INFO" in line:
-                    last = line
-                if found := engine.phase_of(line, self._year):
-                    seen.append((self._order.index(found.phase), found))
-        for index, found in sorted(seen, key=lambda row: row[0]):
-            if index > self._reached and (not found.at or found.at >= self._since - 2):
-                self._reached = index
-                progress.phase(found.phase, engine.clean(last), started=found.at or None)
-        if last and progress.phases:
-            progress.phase(progress.phases[-1].name, engine.clean(last)[:80])
-        del self.lines[:-2000]
+        """New lines become phases."""
+        self.take([line for path in self._files() for line in self._new(path)], progress)
 
     def _files(self) -> list[Path]:
         session = self._folders.session / "session_latest" / "logs"
@@ -195,7 +176,7 @@ def _serve_ready(folders: Folders, release: Release, service: Service, weights: 
         if answer.status_code in (401, 403):
             raise _failure(folders, release, log, f"Ray's API answers {answer.status_code}")
         return False
-    state, why = _application(answer.json())
+    state, why = engine.application(answer.json())
     if state == "absent":
         deploy(folders, release, weights, progress)
         progress.phase("serve: application", "its code is imported and built")
@@ -203,25 +184,6 @@ def _serve_ready(folders: Folders, release: Release, service: Service, weights: 
         log.read(progress)
         raise _failure(folders, release, log, f"Serve reports {state}", why)
     return state == "RUNNING"
-
-
-def _application(document: Mapping[str, Any]) -> tuple[str, str]:
-    """The state of our application in Serve's answer, and why it is not RUNNING.
-
-    A deployment that failed to start once is a failure: Serve itself would try for minutes.
-    """
-    app = document.get("applications", {}).get(engine.APP)
-    if app is None:
-        return "absent", "Serve does not have the application"
-    deployments = app.get("deployments", {})
-    for name, found in deployments.items():
-        message = found.get("message") or ""
-        if found.get("status") in ("UNHEALTHY", "DEPLOY_FAILED") or "failed to start" in message:
-            return "DEPLOY_FAILED", f"{name}: {message}"
-    status = str(app.get("status"))
-    if status == "RUNNING" and any(found.get("status") != "HEALTHY" for found in deployments.values()):
-        return "DEPLOYING", "a deployment is not healthy yet"
-    return status, str(app.get("message") or "") if status != "RUNNING" else ""
 
 
 def _failure(folders: Folders, release: Release, log: Log, what: str, message: str = "") -> PipelineError:
@@ -242,11 +204,9 @@ def _failure(folders: Folders, release: Release, log: Log, what: str, message: s
 
 
 def _first_token(release: Release, service: Service, progress: Progress) -> bool:
-    """One token of the engine's own: a server that only says that it is healthy is not believed."""
     progress.phase("first answer", "one token")
-    body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
     try:
-        answer = _http("POST", url(service, "/v1/completions"), json=body, timeout=min(60, progress.left + 1))
+        answer = _http("POST", url(service, "/v1/completions"), json=engine.one_token(release), timeout=min(60, progress.left + 1))
     except httpx.HTTPError:
         return False
     return answer.status_code in (200, 400)

@@ -7,9 +7,10 @@ makes it so, `Router.state` tells what went through. `render(Settings(...))` is 
 from infra.router.binary import LUA, binary
 from infra.router.client import Ack, ModelState, ReleaseState, Router, RouterState
 from infra.router.config import Settings, render, token_digest
-from infra.router.table import Hold, Route, Table, Up, Waiting, WaitingState, parse
+from infra.router.table import HOLD, Hold, Route, Table, Up, Waiting, WaitingState, parse
 
 __all__ = [
+    "HOLD",
     "LUA",
     "Ack",
     "Hold",

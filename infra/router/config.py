@@ -24,6 +24,7 @@ class Settings:
     admin         address:port for the controller
     lua           where router.lua lies
     token_sha256  file with the sha256 of the admin token; None: `admin.sha256` in the directory
+    seed          file with the table to begin with where the directory has none, or an older one; None: it begins without
     bufsize       bytes of a body in which the model is looked for. Pages of a buffer cost nothing until they are written,
                   so 16 MiB (several images) costs an idle router 12 MiB in all
     maxconn       connections of clients at once
@@ -36,6 +37,7 @@ class Settings:
     admin: str
     lua: Path
     token_sha256: Path | None = None
+    seed: Path | None = None
     bufsize: int = 16 * MIB
     maxconn: int = 1000
     threads: int = 2
@@ -69,7 +71,7 @@ global
   nbthread {settings.threads}
   tune.bufsize {settings.bufsize}
   hard-stop-after 20m
-  lua-load {_path(settings.lua)} {_path(settings.table)} inflight"""
+  lua-load {_path(settings.lua)} {_path(settings.table)} inflight{" " + _path(settings.seed) if settings.seed else ""}"""
 
 
 def _defaults() -> str:

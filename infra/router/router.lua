@@ -4,7 +4,7 @@
 -- has been acknowledged is seen by every later request. The order in which these parts are asked is in the configuration
 -- (config.py); the grammar of the table is in table.py.
 
-local TABLE_FILE, INFLIGHT = ...          -- where the table is kept; the stick table keyed by release
+local TABLE_FILE, INFLIGHT, SEED = ...    -- where the table is kept; the stick table keyed by release; where a table may lie that is newer
 local BOOT = string.format("%08x", math.random(0, 0xffffffff))
 local POLL_MS = 100                       -- how often a held request looks again
 local STALE_MS = 10 * POLL_MS + 1000      -- a held request that has not looked for so long has been ended
@@ -187,14 +187,17 @@ local function take(t)
   end)
 end
 
-do
-  local f = io.open(TABLE_FILE)
-  if f then
-    local t, why = parse(f:read("a"))
-    f:close()
-    if t then tbl = t else core.Alert("routing table: " .. why) end
-  end
+local function begin_with(path)
+  local f = path and io.open(path)
+  if not f then return end
+  local t, why = parse(f:read("a"))
+  f:close()
+  if not t then return core.Alert("routing table: " .. why) end
+  if t.generation > tbl.generation then tbl = t end
 end
+
+begin_with(TABLE_FILE)
+begin_with(SEED)
 
 -- ---------------------------------------------------------------- counts
 

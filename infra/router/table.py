@@ -12,9 +12,10 @@ per line, words separated by blanks, names percent-encoded:
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 from urllib.parse import quote, unquote
@@ -78,6 +79,10 @@ class Hold:
             raise _unusable(f"hold {self.requests} {self.seconds}", "both numbers are 0 or more")
 
 
+HOLD = Hold(100, 30)
+"""What the product asks for (25 kB each; 3 × 30 s are bridged by a client's two retries)."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Everything that the router is told. `keys` are sha256 hex digests of API keys; empty: nobody is asked for one.
@@ -106,6 +111,16 @@ class Table:
         lines += [f"key {key}" for key in self.keys]
         lines += [f"model {_encode(name)} {_words(self.routes[name])}".rstrip() for name in sorted(self.routes)]
         return "\n".join(lines) + "\n"
+
+    def next(self, how: Callable[[Table], Table], key: str | None) -> Table:
+        """What `how` makes of it, holding as the product wants it and asking for this API key (None: for none).
+
+        Itself where that changes nothing, else of a later generation.
+        """
+        fresh = how(replace(self, hold=HOLD, keys=(hashlib.sha256(key.encode()).hexdigest(),) if key else ()))
+        if fresh == self and self.generation > 0:
+            return self
+        return fresh if fresh.generation > self.generation else replace(fresh, generation=self.generation + 1)
 
     def with_route(self, name: str, route: Route) -> Table:
         """The next generation, in which `name` goes this way."""

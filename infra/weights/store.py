@@ -166,6 +166,10 @@ class Store:
         documents = [document for path in sorted(self.root.glob("manifests/*.json")) if (document := read_document(path))]
         return sorted((_stored(d, self.folder(Manifest.from_dict(d["manifest"]))) for d in documents), key=lambda one: (one.source, one.at))
 
+    def sha256(self, manifest: Manifest) -> dict[str, str]:
+        """The sha256 of each file of a revision that is here, by path."""
+        return dict((self._document(manifest.digest) or {"sha256": {}})["sha256"])
+
     def folder(self, manifest: Manifest) -> Path:
         """Where the files of this revision are, or will be."""
         return self.root / "revisions" / manifest.digest[:16]

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, SecretStr
 
 from infra import acceptance, policy
 from infra.platform import Platform
+from infra.router import HOLD
 from infra.settings import PREFIX, ROOT, Settings
 from infra.specs import ClusterSpec, ModelSpec, fields
 from llm_pipeline.definitions import defs
@@ -89,14 +90,14 @@ def test_the_architecture_names_every_part_rung_and_verdict() -> None:
 
 def test_figures_that_the_pages_repeat_are_those_of_the_code() -> None:
     """Heals an hour, pauses, the loop's rhythm, what the router holds: a change there has to be told here."""
-    from infra.local import endpoint, gpu_nodepool, launch
+    from infra.local import gpu_nodepool, launch
     from llm_pipeline import automation
 
     text = (ROOT / "docs/architecture.md").read_text() + (ROOT / "docs/operations.md").read_text() + (ROOT / "docs/measurements.md").read_text()
     first, second, _ = (int(pause / 60) for pause in policy.BACK_OFF)
     for told in (
         f"At most {policy.HEALS_PER_HOUR} times an hour", f"it waits {first}, then {second} minutes", f"runs every {automation.EVERY} seconds",
-        f"up to {endpoint.HOLD.requests} requests per model for up to {endpoint.HOLD.seconds} seconds", f"block of {launch.BLOCK} ports between {launch.FIRST} and {launch.LAST}",
+        f"up to {HOLD.requests} requests per model for up to {HOLD.seconds} seconds", f"block of {launch.BLOCK} ports between {launch.FIRST} and {launch.LAST}",
         f"{gpu_nodepool.OVERHEAD['ray'] >> 20} MiB and {gpu_nodepool.OVERHEAD['vllm'] >> 20} MiB",
     ):  # fmt: skip
         assert told in text, told

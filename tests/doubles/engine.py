@@ -379,8 +379,9 @@ def _usage(messages: list[Json], tokens: list[str]) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens), "prompt_tokens_details": None}
 
 
-def _script() -> tuple[int, float, Script]:
+def _script() -> tuple[tuple[str, int], float, Script]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--listen-after", type=float, default=0, help="seconds of loading before the port opens")
     parser.add_argument("--model", required=True)
@@ -395,14 +396,14 @@ def _script() -> tuple[int, float, Script]:
     options = vars(parser.parse_args())
     answers = options.pop("answers")
     answers = answers if answers.lstrip().startswith("{") else Path(answers).read_text()
-    return options.pop("port"), options.pop("listen_after"), Script(**options, answers=json.loads(answers))
+    return (options.pop("host"), options.pop("port")), options.pop("listen_after"), Script(**options, answers=json.loads(answers))
 
 
 async def _main() -> None:
-    port, listen_after, script = _script()
+    address, listen_after, script = _script()
     await asyncio.sleep(listen_after)
-    server = await asyncio.start_server(Engine(script).serve, "127.0.0.1", port, backlog=512, limit=1 << 26)
-    print(f"listening on 127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    server = await asyncio.start_server(Engine(script).serve, *address, backlog=512, limit=1 << 26)
+    print(f"listening on {address[0]}:{server.sockets[0].getsockname()[1]}", flush=True)
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)

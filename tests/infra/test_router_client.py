@@ -6,13 +6,14 @@ import contextlib
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
 from infra.errors import ConfigError, Conflict, Transient
 from infra.router import Hold, Route, Router, Table, Up, Waiting, parse
-from tests.doubles.router import TOKEN, Stack, chat, free_ports, until
+from tests.doubles.router import TOKEN, Stack, chat, free_ports, running, until
 
 pytest_plugins = ("tests.doubles.router_fixtures",)
 
@@ -215,3 +216,25 @@ def test_a_newer_table_wins_whatever_it_changes(stack: Stack) -> None:
     next(stack.generations)
 
     assert stack.router.client.table()[0].hold == Hold(1, 2)
+
+
+def test_a_router_begins_with_the_newer_of_its_own_table_and_the_one_beside_it(tmp_path: Path) -> None:
+    """A pod that starts anew has an empty folder, or one that missed the last change: what was kept for it is read then, and never an older one."""
+    seed = tmp_path / "seed.txt"
+
+    def tables(generation: int) -> Table:
+        return Table(generation, {"demo": Up(f"demo-{generation}", "127.0.0.1", 9)}, Hold(1, 1))
+
+    seed.write_text(tables(3).render())
+    with running(tmp_path, seed=seed) as router:
+        first = router.client.table()[0]
+        router.client.push(tables(5))
+        router.stop()
+        router.start()
+        kept = router.client.table()[0]
+        router.stop()
+        seed.write_text(tables(7).render())
+        router.start()
+        newest = router.client.table()[0]
+
+    assert [first, kept, newest] == [tables(3), tables(5), tables(7)]

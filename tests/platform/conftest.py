@@ -1,13 +1,17 @@
 """One stand per platform: the suites in this folder know nothing but infra/platform.py and this.
 
-A platform joins by a class with the members of `Stand` and a line in `STANDS`.
+A platform joins by a class with the members of `Stand` and a line in `STANDS`. What is true on one platform only (a port that is taken, a
+process that was killed) says so with the mark `only`; what is like it on another is among that platform's own tests.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from infra import local, settings
 from infra.local import startup
 from infra.local.processes import end, home_id, marked
 from infra.platform import Platform, Release, Route
+from infra.settings import Settings
 from infra.specs import ClusterSpec
 from infra.waiting import Phase, Progress
 from tests.doubles import ray_engine
@@ -27,20 +32,35 @@ from tests.doubles.hub import model_files
 from tests.doubles.releases import spec
 
 
-class LocalStand:
-    """The local platform in a home of its own, with a scripted engine as its image. `sources`: where weights come from."""
+class Stand(ABC):
+    """A platform on which nothing is yet, with a scripted engine as its image. `sources`: where weights come from."""
 
-    def __init__(self, folder: Path, sources: Path, **given: Any) -> None:
-        self.folder, self.sources = folder, sources
-        self.settings = settings.load(home=folder / "home", cache=folder / "cache", endpoint_port=0, TMPDIR=folder, **given)
-        self.platform: Platform = local.platform(self.settings)
-        self.cluster = ClusterSpec.model_validate({"name": "local", "platform": "local"})
-        self.image = self.platform.image.resolve(spec(), Progress())
-        ray_engine.image(self.settings.cache_dir, self.image)
+    folder: Path
+    sources: Path
+    settings: Settings
+    platform: Platform
+    cluster: ClusterSpec
+    image: str
 
+    @abstractmethod
     def again(self, **other: Any) -> Platform:
         """The same platform, as another process would see it; `other`: settings that it has changed."""
-        return local.platform(self.settings.model_copy(update=other))
+
+    @abstractmethod
+    def engines(self) -> contextlib.AbstractContextManager[Callable[[str], tuple[str, int]]]:
+        """Answers the address of an engine that the endpoint can reach, for a served name."""
+
+    @abstractmethod
+    def processes(self) -> set[Any]:
+        """Everything of this platform that computes."""
+
+    @abstractmethod
+    def written(self) -> list[bytes]:
+        """Everything that is written down."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what the test left."""
 
     def source(self, name: str = "weights", seed: int = 0) -> Path:
         """A folder with the files of a small model."""
@@ -67,12 +87,34 @@ class LocalStand:
         self.platform.model_weights.apply(made, Progress(20))
         return made
 
+
+class LocalStand(Stand):
+    """The local platform in a home of its own."""
+
+    def __init__(self, folder: Path, sources: Path, **given: Any) -> None:
+        self.folder, self.sources = folder, sources
+        self.settings = settings.load(home=folder / "home", cache=folder / "cache", endpoint_port=0, TMPDIR=folder, **given)
+        self.platform = local.platform(self.settings)
+        self.cluster = ClusterSpec.model_validate({"name": "local", "platform": "local"})
+        self.image = self.platform.image.resolve(spec(), Progress())
+        ray_engine.image(self.settings.cache_dir, self.image)
+
+    def again(self, **other: Any) -> Platform:
+        return local.platform(self.settings.model_copy(update=other))
+
+    @contextlib.contextmanager
+    def engines(self) -> Iterator[Callable[[str], tuple[str, int]]]:
+        with engine("demo") as running:
+            yield lambda name: ("127.0.0.1", running.port)
+
     def processes(self) -> set[int]:
-        """Everything of this home that lives."""
         return {pid for pid, _ in marked(home_id(self.settings.home))}
 
+    def written(self) -> list[bytes]:
+        return [path.read_bytes() for path in self.settings.home.rglob("*") if path.is_file()]
+
     def close(self) -> None:
-        """Ends what the test left, and proves that nothing is left."""
+        """… and proves that nothing is left."""
         for mark in {mark for _, mark in marked(home_id(self.settings.home))}:
             end(mark, Progress(), grace=0)
         for state in self.platform.ray_service.running():
@@ -82,7 +124,73 @@ class LocalStand:
         assert not temp.exists() or not any(temp.iterdir()), f"{temp} still holds {list(temp.iterdir())}"
 
 
-STANDS = {"local": LocalStand}
+class KubernetesStand(Stand):
+    """The platform kubernetes in a namespace of its own; its pods are real processes, and the engine in them is scripted."""
+
+    def __init__(self, lab: Any, folder: Path, sources: Path) -> None:
+        from tests.kubernetes import engines
+        from tests.kubernetes.lab import insist_on_processes
+
+        insist_on_processes()
+        self._lab, self._engines = lab, engines
+        self._open = contextlib.ExitStack()
+        self.namespace = self._open.enter_context(lab.namespace())
+        self.folder, self.sources, self.place = folder, sources, lab.place(folder, self.namespace, real=True)
+        self.settings, digest = self.place.settings, "sha256:" + "1" * 64
+        block = self.place.block.model_dump() | {"kuberay": "existing"}
+        declared = {"name": "lab", "platform": "kubernetes", "kubernetes": block, "endpoint": {"image": f"registry.invalid/haproxy@{digest}"}}
+        self.cluster = ClusterSpec.model_validate(declared)
+        self.image = f"registry.invalid/engine@{digest}"
+        self.platform = self.again()
+
+    def again(self, **other: Any) -> Platform:
+        from infra import kubernetes
+
+        return kubernetes.platform(self.settings.model_copy(update=other), self.cluster)
+
+    @contextlib.contextmanager
+    def engines(self) -> Iterator[Callable[[str], tuple[str, int]]]:
+        made = self._engines.start(self.place, "engine", "demo")
+        yield lambda name: made.address
+
+    def processes(self) -> set[str]:
+        from infra.kubernetes import kinds
+
+        return {item["metadata"]["name"] for item in self.place.api.list(kinds.POD, self.namespace, self.place.selector()).items}
+
+    def written(self) -> list[bytes]:
+        from infra.kubernetes import kinds
+
+        own = [kind for kind in kinds.KINDS.values() if kind.namespaced and kind is not kinds.REVIEW]
+        return [json.dumps(item).encode() for kind in own for item in self.place.api.list(kind, self.namespace).items]
+
+    def close(self) -> None:
+        """With its namespace goes all that is in it; pods that would take their time are ended first."""
+        from infra.kubernetes import kinds
+
+        for kind in (kinds.DEPLOYMENT, kinds.JOB, kinds.POD):
+            for item in self.place.api.list(kind, self.namespace).items:
+                self.place.api.delete(kind, item["metadata"]["name"], self.namespace, grace=0 if kind is kinds.POD else None)
+        self._open.close()
+
+
+def stand_of(name: str, request: pytest.FixtureRequest, folder: Path, sources: Path) -> Stand:
+    """A platform joins here."""
+    return LocalStand(folder, sources) if name == "local" else KubernetesStand(request.getfixturevalue("lab"), folder, sources)
+
+
+STANDS = ("local", "kubernetes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(*platforms): this is so on these platforms alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test with a stand runs on every platform, or on those that it names."""
+    if "stand" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("only")
+        metafunc.parametrize("stand", mark.args if mark else STANDS, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -98,26 +206,26 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sources")
 
 
-@pytest.fixture(params=sorted(STANDS))
-def stand(request: pytest.FixtureRequest, tmp_path: Path, sources: Path) -> Iterator[LocalStand]:
+@pytest.fixture
+def stand(request: pytest.FixtureRequest, tmp_path: Path, sources: Path) -> Iterator[Stand]:
     """A platform on which nothing is yet."""
-    made = STANDS[request.param](tmp_path, sources)
+    made = stand_of(request.param, request, tmp_path, sources)
     yield made
     made.close()
 
 
 @pytest.fixture
-def platform(stand: LocalStand) -> Platform:
+def platform(stand: Stand) -> Platform:
     return stand.platform
 
 
 @pytest.fixture
-def routes() -> Iterator[Callable[..., Route]]:
+def routes(stand: Stand) -> Iterator[Callable[..., Route]]:
     """Routes to an engine that answers; another `letter` is another release."""
-    with engine("demo") as running:
+    with stand.engines() as address:
 
         def route(letter: str = "a", name: str = "demo") -> Route:
-            return Route(name, name, f"{name}-{letter * 10}", ("127.0.0.1", running.port))
+            return Route(name, name, f"{name}-{letter * 10}", address(name))
 
         yield route
 
@@ -132,9 +240,9 @@ def killed(work: Callable[[Progress], object], at: str) -> list[str]:
         if phase.name == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = context.Process(target=lambda: work(Progress(30, report=die_in_time)))
+    child = context.Process(target=lambda: work(Progress(100, report=die_in_time)))
     child.start()
-    child.join(30)
+    child.join(100)
     assert child.exitcode == -signal.SIGKILL, f"it was to die in {at!r}, and ended with {child.exitcode}"
     return [told.get() for _ in iter(lambda: not told.empty(), False)]
 

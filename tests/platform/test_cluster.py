@@ -12,6 +12,8 @@ from infra.platform import Platform, Route
 from infra.waiting import Progress
 from tests.platform.conftest import LocalStand
 
+pytestmark = pytest.mark.only("local")
+
 
 def test_a_cluster_is_absent_until_it_is_applied(stand: LocalStand, platform: Platform) -> None:
     """Observing makes nothing; apply says that it made something, and the second time that it did not."""

@@ -10,6 +10,8 @@ from infra.platform import Platform
 from infra.waiting import Progress
 from tests.platform.conftest import LocalStand, killed
 
+pytestmark = pytest.mark.only("local")
+
 GIB = 1 << 30
 SMALL = machine.Machine(2, 64 * GIB, (), "6.0", "3.11", "host", "id")
 

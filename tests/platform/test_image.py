@@ -12,6 +12,8 @@ from infra.waiting import Progress
 from tests.doubles.releases import spec
 from tests.platform.conftest import LocalStand
 
+pytestmark = pytest.mark.only("local")
+
 
 def test_resolving_makes_nothing_and_always_says_the_same(stand: LocalStand, platform: Platform) -> None:
     """The digest is part of the release: it must not depend on the day or on who asks."""

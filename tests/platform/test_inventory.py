@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from infra.local.processes import MARK, mark_of
 from infra.platform import Leftover, Platform, Route
 from infra.waiting import Progress
 from tests.platform.conftest import LocalStand, killed
+
+pytestmark = pytest.mark.only("local")
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

@@ -13,6 +13,8 @@ from infra.waiting import Progress
 from infra.weights import Manifest
 from tests.platform.conftest import LocalStand, killed
 
+pytestmark = pytest.mark.only("local")
+
 
 def test_weights_are_absent_until_they_are_applied(stand: LocalStand, platform: Platform) -> None:
     """Looking at the source fetches nothing; apply brings every byte; again brings none."""

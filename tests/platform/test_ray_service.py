@@ -17,6 +17,8 @@ from infra.platform import Platform, ServiceState
 from infra.waiting import Phase, Progress
 from tests.platform.conftest import LocalStand, killed
 
+pytestmark = pytest.mark.only("local")
+
 
 def ask(address: tuple[str, int] | None, prompt: str = "ping") -> httpx.Response:
     """One question to a release at its own address."""

@@ -19,6 +19,8 @@ from infra.waiting import Progress
 from infra.weights import sweep
 from tests.platform.conftest import LocalStand
 
+pytestmark = pytest.mark.only("local")
+
 BOB = Run("run-down", 2.0, "bob", "down", "teardown", None)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 
-import httpx
-
 from infra.decisions import Decisions, Live
 from infra.platform import Platform, Route
 from infra.waiting import Progress
-from tests.platform.conftest import LocalStand
+from tests.platform.conftest import Stand
 
 
-def test_without_a_live_release_or_a_router_nothing_can_be_told(stand: LocalStand, platform: Platform) -> None:
+def test_without_a_live_release_or_a_router_nothing_can_be_told(stand: Stand, platform: Platform) -> None:
     """None is not 0: an idle model may be put to sleep, an unknown one may not."""
     assert platform.usage.sample("demo") is None
 
@@ -21,7 +19,7 @@ def test_without_a_live_release_or_a_router_nothing_can_be_told(stand: LocalStan
     assert platform.usage.sample("demo") is None
 
 
-def test_requests_are_counted_by_name_and_answers_by_release(stand: LocalStand, platform: Platform) -> None:
+def test_requests_are_counted_by_name_and_answers_by_release(stand: Stand, platform: Platform) -> None:
     """Also those that got an error; the counts only grow."""
     _live(stand, platform)
     before = platform.usage.sample("demo")
@@ -36,18 +34,19 @@ def test_requests_are_counted_by_name_and_answers_by_release(stand: LocalStand, 
     assert after.in_flight == 0
 
 
-def _live(stand: LocalStand, platform: Platform, *, serve: bool = True) -> None:
+def _live(stand: Stand, platform: Platform, *, serve: bool = True) -> None:
     """A release that serves, by record and at the router."""
     release = stand.release()
     decisions = Decisions(platform.records, "demo")
     decisions.remember(release)
     decisions.write("live", Live(release=release.id, since=time.time(), by="test"))
     if serve:
-        state = platform.ray_service.apply(release, Progress(20))
+        state = platform.ray_service.apply(release, Progress(200))
         assert state.address
-        platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(10))
+        platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(100))
 
 
 def _ask(platform: Platform, prompt: str) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
-    httpx.post(f"{platform.endpoint.url}/chat/completions", json=body, trust_env=False).raise_for_status()
+    with platform.endpoint.client(20) as client:
+        client.post("/chat/completions", json=body).raise_for_status()

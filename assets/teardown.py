@@ -84,9 +84,11 @@ def find(name: str, clusters: Mapping[str, Cluster]) -> tuple[Cluster, bool]:
     """The cluster of this name, or the one whose records or processes know the model of this name."""
     if name in clusters:
         return clusters[name], True
+    if declared := next((cluster for cluster in clusters.values() if name in cluster.models), None):
+        return declared, False
     for cluster in clusters.values():
         platform = cluster.platform
-        if name in cluster.models or name in platform.records.owners() or any(found.model == name for found in platform.inventory.find()):
+        if name in platform.records.owners() or any(found.model == name for found in platform.inventory.find()):
             return cluster, False
     raise ConfigError(f"nothing is called {name}", why=f"no cluster, no declared model and no record has this name (clusters: {', '.join(sorted(clusters)) or 'none'})", next="llm-pipeline status")
 

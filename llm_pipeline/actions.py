@@ -99,10 +99,10 @@ def platform_with(model: str) -> Platform:
     for cluster in everything.clusters:
         try:
             platform = components.platform_of(cluster)
+            if model in platform.records.owners() or any(found.model == model for found in platform.inventory.find()):
+                return platform
         except PipelineError:
             continue
-        if model in platform.records.owners() or any(found.model == model for found in platform.inventory.find()):
-            return platform
     return stage(model).platform
 
 

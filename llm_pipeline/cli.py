@@ -247,8 +247,13 @@ def collect(
 
 
 @app.command("doctor", rich_help_panel=MACHINE)
-def doctor_(as_json: Json = False) -> None:
+def doctor_(
+    as_json: Json = False, rbac: Annotated[bool, typer.Option("--rbac", help="Print the rights that Kubernetes clusters have to give, as a manifest.")] = False,
+) -> None:  # fmt: skip
     """What is missing on this machine, and how to get it."""
+    if rbac:
+        print(doctor.rbac(), end="")
+        return
     lines = list(doctor.examine(load()))
     bad = [row for row in lines if row.state == "missing"]
     if as_json:

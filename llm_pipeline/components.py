@@ -8,7 +8,7 @@ object here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
@@ -28,6 +28,9 @@ from llm_pipeline.loaded import LOADED, LOADED_KEY
 
 STAGES = (deployment, model_weights, image, gpu_nodepool, ray_service, smoke_test, endpoint, benchmark)
 """A model's stages in the order of life."""
+
+PLATFORMS = ("local", "kubernetes")
+"""What this version has."""
 
 
 @cache
@@ -91,10 +94,19 @@ def platform_of(name: str) -> Platform:
         from infra import local
 
         return local.platform(settings.load(), name)
+    if spec.platform == "kubernetes":
+        from infra import kubernetes
+
+        return kubernetes.platform(settings.load(), spec)
     raise ConfigError(
-        f"cluster {name}: platform {spec.platform} is not available in this version", why="this version runs models on `local`",
-        next="set platform: local, or remove the cluster's folder",
+        f"cluster {name}: platform {spec.platform} is not available in this version", why="this version runs models on `local` and `kubernetes`",
+        next="set platform: local or kubernetes, or remove the cluster's folder",
     )  # fmt: skip
+
+
+def usable_clusters(clusters: Mapping[str, Declared[ClusterSpec]], platforms: tuple[str, ...] = PLATFORMS) -> list[str]:
+    """Those of these platforms; of all that this version has."""
+    return [name for name, found in clusters.items() if found.spec.platform in platforms]
 
 
 def cluster_stage(name: str) -> ClusterStage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import cache
 
 import dagster as dg
@@ -17,7 +16,7 @@ from infra.declarations import Broken, Declared  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
 from infra.specs import ClusterSpec, ModelSpec  # noqa: E402
 from llm_pipeline import automation  # noqa: E402
-from llm_pipeline.components import build, cluster_stage, declared, model_stages  # noqa: E402
+from llm_pipeline.components import build, cluster_stage, declared, model_stages, usable_clusters  # noqa: E402
 
 EXECUTOR = noted(
     dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["llm_pipeline.preload"]}}, "max_concurrent": 4})
@@ -38,7 +37,7 @@ def whole() -> dg.Definitions:
     found: list[Declared[ClusterSpec] | Declared[ModelSpec]] = [*everything.clusters.values(), *everything.models.values()]
     parts = [_one(one) for one in found]
     red = [_red(broken) for broken in everything.broken]
-    clusters = {name: cluster_stage(name) for name in _usable_clusters(everything.clusters)}
+    clusters = {name: cluster_stage(name) for name in usable_clusters(everything.clusters)}
     jobs = (teardown.build(clusters), pins.build(clusters), collect.build(clusters, model_stages(clusters)), automation.build())
     return dg.Definitions.merge(*parts, *red, *jobs, dg.Definitions(executor=EXECUTOR))
 
@@ -50,10 +49,6 @@ def _one(found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:
     except PipelineError as error:
         kind = "cluster" if isinstance(found.spec, ClusterSpec) else "model"
         return _red(Broken(kind, found.spec.name, found.path, error.problem))  # type: ignore[arg-type]
-
-
-def _usable_clusters(clusters: Mapping[str, Declared[ClusterSpec]]) -> list[str]:
-    return [name for name, found in clusters.items() if found.spec.platform == "local"]
 
 
 def _red(broken: Broken) -> dg.Definitions:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from infra import local
-from infra.errors import PipelineError
+from infra.errors import ConfigError, PipelineError
 from infra.local import machine
 from infra.local.endpoint import LocalEndpoint, free_port
 from infra.local.records import LocalRecords
 from infra.loopback import here
 from infra.settings import ROOT, Settings
-from llm_pipeline import views
+from llm_pipeline import components, views
 from llm_pipeline.runs import Dagster
 
 DISK = 8 << 30
@@ -55,6 +56,7 @@ def examine(settings: Settings) -> Iterator[Line]:
     yield dagster(settings)
     yield sockets(settings)
     yield network(settings)
+    yield from clusters()
     yield from cache(settings)
     yield from origins(settings)
 
@@ -133,6 +135,31 @@ def network(settings: Settings) -> Line:
     except httpx.HTTPError as error:
         return Line("network", "fix", f"{settings.hf_endpoint} is not reached ({type(error).__name__})", "models with file:// weights work without it; behind a proxy set HTTPS_PROXY")
     return Line("network", "ok", f"{settings.hf_endpoint} answers {code}")
+
+
+def clusters() -> Iterator[Line]:
+    """Those elsewhere: whether they answer, and are what they were."""
+    for name in components.usable_clusters(components.declared().clusters, ("kubernetes",)):
+        spec = components.declared().clusters[name].spec
+        try:
+            found = components.platform_of(name).cluster.observe(spec)
+        except PipelineError as error:
+            state = "missing" if isinstance(error, ConfigError) else "fix"
+            yield Line(f"cluster {name}", state, f"{error.problem.what}: {error.problem.why}", error.problem.next)
+            continue
+        where = f"{found.identity['server']}, namespace {found.facts['namespace']}" if found else "it answers; nothing of ours is there yet"
+        yield Line(f"cluster {name}", "ok", where)
+
+
+def rbac() -> str:
+    """The rights that the product needs on every cluster elsewhere, as manifests."""
+    from infra.kubernetes import rights
+
+    names = components.usable_clusters(components.declared().clusters, ("kubernetes",))
+    if not names:
+        raise ConfigError("no cluster of platform kubernetes is declared", next="add assets/clusters/NAME/defs.yaml; docs/declaring.md has its keys")
+    blocks = [(name, components.declared().clusters[name].spec.kubernetes) for name in names]
+    return "".join(f"# cluster {name}\n---\n{yaml.safe_dump_all(rights.manifests(block), sort_keys=False)}" for name, block in blocks if block)
 
 
 def cache(settings: Settings) -> Iterator[Line]:

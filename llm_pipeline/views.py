@@ -30,7 +30,7 @@ def status(dagster: Dagster, names: list[str]) -> dict[str, Any]:
     """Platform first, Dagster second; works when either is gone."""
     everything = components.declared()
     url = dagster.webserver()
-    models = [model_row(name) for name in model_names(names)]
+    models = [row_or_why_not(name) for name in model_names(names)]
     models += [broken_row(b.name, b.problem) for b in everything.broken if b.kind == "model" and (not names or b.name in names)]
     clusters = [cluster_row(name) for name in everything.clusters]
     clusters += [{"cluster": b.name, "platform": None, "state": "broken", "problem": b.problem.as_dict()} for b in everything.broken if b.kind == "cluster"]
@@ -46,10 +46,10 @@ def model_names(names: list[str]) -> list[str]:
     for cluster in everything.clusters:
         try:
             platform = components.platform_of(cluster)
+            known |= {owner for owner in platform.records.owners() if platform.records.get(owner, "deployment") and owner not in everything.clusters}
+            known |= {found.model for found in platform.inventory.find() if found.model}
         except PipelineError:
-            continue
-        known |= {owner for owner in platform.records.owners() if platform.records.get(owner, "deployment") and owner not in everything.clusters}
-        known |= {found.model for found in platform.inventory.find() if found.model}
+            continue  # the row of that cluster says it
     known -= {b.name for b in everything.broken}
     return sorted(known & set(names)) if names else sorted(known)
 
@@ -73,6 +73,17 @@ def model_row(name: str) -> dict[str, Any]:
     platform = platform_with(name)
     seen = look(platform, name, found.spec if found else None, found.base if found else Path("/"))
     return row_of(seen, platform, found)
+
+
+def row_or_why_not(name: str) -> dict[str, Any]:
+    """The row of a declared model says so when its cluster can not be asked; the others are shown all the same."""
+    try:
+        return model_row(name)
+    except PipelineError as error:
+        found = components.declared().models.get(name)
+        if found is None:
+            raise
+        return broken_row(name, error.problem) | {"state": "failed", "cluster": found.spec.cluster}
 
 
 def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | None) -> dict[str, Any]:
@@ -141,9 +152,9 @@ def leftovers() -> list[dict[str, Any]]:
     return rows
 
 
-def collectable(dagster: Dagster) -> dict[str, Any]:
+def collectable(dagster: Dagster, platforms: tuple[str, ...] = components.PLATFORMS) -> dict[str, Any]:
     """What `collect` would remove now and what stays, with bytes. Changes nothing."""
-    clusters = [name for name, found in components.declared().clusters.items() if found.spec.platform == "local"]
+    clusters = components.usable_clusters(components.declared().clusters, platforms)
     out: dict[str, Any] = {"removed": [], "kept": [], "freed_bytes": 0, "bytes": 0}
     models = components.model_stages(clusters)
 
@@ -162,11 +173,11 @@ def collectable(dagster: Dagster) -> dict[str, Any]:
 
 
 def cache(dagster: Dagster) -> dict[str, Any] | None:
-    """How full the store is and what could go; None without a limit."""
+    """How full this machine's store is and what could go; None without a limit."""
     limit = dagster.settings.cache_limit
     if limit is None:
         return None
-    found = collectable(dagster)
+    found = collectable(dagster, ("local",))
     over = max(0, found["bytes"] - limit)
     return {"bytes": found["bytes"], "limit": limit, "over": over, "could_free": found["freed_bytes"], "could_go": found["removed"] if over else []}
 

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
+pytest_plugins = ("tests.kubernetes.fixtures",)
+
 settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")

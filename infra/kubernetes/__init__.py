@@ -1,0 +1,47 @@
+"""Kubernetes: a cluster that exists, of whomever. One RayService per release, weights in claims, the router as a Deployment, records beside them."""
+
+from __future__ import annotations
+
+from infra.errors import ConfigError
+from infra.kubernetes.cluster import KubernetesCluster
+from infra.kubernetes.endpoint import KubernetesEndpoint
+from infra.kubernetes.gpu_nodepool import KubernetesCapacity
+from infra.kubernetes.image import KubernetesImage
+from infra.kubernetes.inventory import KubernetesInventory
+from infra.kubernetes.model_weights import KubernetesWeights
+from infra.kubernetes.place import Place
+from infra.kubernetes.ray_service import KubernetesService
+from infra.kubernetes.records import KubernetesRecords
+from infra.kubernetes.usage import KubernetesUsage
+from infra.platform import Platform
+from infra.settings import Settings
+from infra.specs import ClusterSpec
+from infra.usage import live
+
+SWEEP_PAUSE = 5.0
+"""Seconds between the two looks: what Kubernetes still makes of what is gone already appears within those."""
+
+
+def platform(settings: Settings, spec: ClusterSpec) -> Platform:
+    """The parts of one declared cluster. Asks nobody: the kubeconfig is read when something is first needed."""
+    if spec.kubernetes is None:
+        raise ConfigError(f"cluster {spec.name} has no block kubernetes", next="name its context: kubernetes: {context: NAME}")
+    place = Place(settings, spec.name, spec.kubernetes)
+    records = KubernetesRecords(place)
+    image = KubernetesImage(place)
+    weights = KubernetesWeights(place, image)
+    service = KubernetesService(place, weights, image)
+    endpoint = KubernetesEndpoint(place, records, image, spec.endpoint)
+    return Platform(
+        name="kubernetes",
+        cluster=KubernetesCluster(place, endpoint),
+        gpu_nodepool=KubernetesCapacity(place, service),
+        model_weights=weights,
+        image=image,
+        ray_service=service,
+        endpoint=endpoint,
+        records=records,
+        usage=KubernetesUsage(endpoint, live(records)),
+        inventory=KubernetesInventory(place, service, endpoint),
+        sweep_pause=SWEEP_PAUSE,
+    )

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from infra.errors import ConfigError, Transient
+from infra.errors import ConfigError
 from infra.kubernetes import failures, kinds
 from infra.kubernetes.failures import Gone
 from infra.kubernetes.kinds import Kind
@@ -37,6 +37,9 @@ WATCH_SECONDS = 20
 """One watch; then it is opened again. Also the longest that a stop waits for a quiet cluster is far below: events are asked for second by second."""
 
 PAGE = 500
+
+PLAIN, LIGHT = "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Content types: whole objects, and only their metadata."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Api:
 
     def version(self) -> str:
         """Of the server, as `v1.35.4`."""
-        return str(self.call("GET", "/version")["gitVersion"])
+        with self._raw("GET", "/version", read=CONNECT_SECONDS) as answer:
+            return str(json.loads(answer.read())["gitVersion"])
 
     def serves(self, kind: Kind) -> bool:
         """Whether the server knows this kind."""
@@ -99,11 +103,16 @@ class Api:
             return False
         return any(row["name"] == kind.plural for row in found["resources"])
 
-    def allowed(self, verb: str, kind: Kind, namespace: str | None = None, sub: str = "") -> bool:
-        """Whether we may do this, as the server says."""
-        what = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": sub, "namespace": namespace or ""}
+    def allowed(self, verb: str, kind: Kind, namespace: str | None = None, sub: str = "", name: str = "") -> bool:
+        """Whether we may do this (to the one of this name, to any), as the server says."""
+        what = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": sub, "namespace": namespace or "", "name": name}
         review = {"apiVersion": kinds.REVIEW.api_version, "kind": kinds.REVIEW.name, "spec": {"resourceAttributes": what}}
         return bool(self.call("POST", kinds.REVIEW.path(), body=review)["status"]["allowed"])
+
+    def rules(self, namespace: str) -> tuple[Object, ...]:
+        """What we may do in this namespace, as far as the server can list it."""
+        review = {"apiVersion": kinds.RULES.api_version, "kind": kinds.RULES.name, "spec": {"namespace": namespace}}
+        return tuple(self.call("POST", kinds.RULES.path(), body=review)["status"]["resourceRules"])
 
     # ------------------------------------------------ reading
 
@@ -114,14 +123,23 @@ class Api:
         except failures.Absent:
             return None
 
-    def list(self, kind: Kind, namespace: str | None = None, labels: str = "", fields: str = "") -> Listing:
-        """Every object, page by page. A kind that the server does not know has none."""
+    def glance(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """As `get`, asked once: a server that is away is told of within CONNECT_SECONDS."""
+        try:
+            with self._raw("GET", kind.path(namespace, name), read=CONNECT_SECONDS) as answer:
+                found: Object = json.loads(answer.read())
+                return found
+        except failures.Absent:
+            return None
+
+    def list(self, kind: Kind, namespace: str | None = None, labels: str = "", fields: str = "", *, light: bool = False) -> Listing:
+        """Every object, page by page; `light`: only its metadata. A kind that the server does not know has none."""
         items: list[Object] = []
         query: dict[str, Any] = {"limit": PAGE, "labelSelector": labels, "fieldSelector": fields}
         try:
             while True:
-                page = self._again(lambda: self.call("GET", kind.path(namespace), query))
-                items += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
+                page = self._again(lambda: self.call("GET", kind.path(namespace), query, accept=LIGHT if light else PLAIN))
+                items += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"] or ()]
                 query["continue"] = page["metadata"].get("continue", "")
                 if not query["continue"]:
                     return Listing(tuple(items), page["metadata"]["resourceVersion"])
@@ -134,15 +152,15 @@ class Api:
         yield from failures.events(lambda: self._raw("GET", kind.path(namespace), query, read=1.0), kind)
 
     def until(self, kind: Kind, namespace: str | None, probe: Callable[[Sequence[Object]], T | None], progress: Progress, labels: str = "", fields: str = "") -> T:
-        """Lists, then watches, until `probe` answers something other than None. A version that is too old, or a lost watch: lists again."""
+        """Lists, then watches, until `probe` answers something other than None. A version that is too old, a lost watch, or a server that is away for a while: lists again."""
         while True:
-            listing = self.list(kind, namespace, labels, fields)
-            now = {item["metadata"]["uid"]: item for item in listing.items}
-            found = probe(tuple(now.values()))
-            if found is not None:
-                return found
-            progress.check()
             try:
+                listing = self.list(kind, namespace, labels, fields)
+                now = {item["metadata"]["uid"]: item for item in listing.items}
+                found = probe(tuple(now.values()))
+                if found is not None:
+                    return found
+                progress.check()
                 for event in self.watch(kind, namespace, listing.version, labels, fields):
                     progress.check()
                     if event is not None:
@@ -154,7 +172,7 @@ class Api:
                         return found
             except Gone:
                 progress.sleep(0.1)
-            except Transient as error:
+            except failures.Busy as error:
                 progress.phase(progress.phases[-1].name if progress.phases else "watch", str(error).splitlines()[0])
                 progress.sleep(1)
 
@@ -189,11 +207,14 @@ class Api:
         """A merge patch."""
         return self._again(lambda: self.call("PATCH", kind.path(namespace, name), {"fieldManager": MANAGER}, patch, content="application/merge-patch+json"))
 
-    def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str = "", grace: int | None = None, foreground: bool = False) -> bool:
-        """Asks for its end; False when it is gone already. `uid`: only this very object, else `Conflict`."""
+    def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, uid: str = "", version: str = "", grace: int | None = None, foreground: bool = False
+    ) -> bool:
+        """Asks for its end; False when it is gone already. `uid`: only this very object; `version`: only as it was then; else `Conflict`."""
         body: Object = {"propagationPolicy": "Foreground" if foreground else "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        only = {"uid": uid, "resourceVersion": version}
+        if uid or version:
+            body["preconditions"] = {key: value for key, value in only.items() if value}
         if grace is not None:
             body["gracePeriodSeconds"] = grace
         try:
@@ -211,9 +232,11 @@ class Api:
 
     # ------------------------------------------------ the call itself
 
-    def call(self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content: str = "application/json") -> Object:
+    def call(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content: str = PLAIN, accept: str = PLAIN
+    ) -> Object:
         """One request and its JSON answer."""
-        with self._raw(method, path, query, body, content) as answer:
+        with self._raw(method, path, query, body, content, accept=accept) as answer:
             found: Object = json.loads(answer.read())
         return found
 
@@ -228,9 +251,12 @@ class Api:
 
     # ------------------------------------------------ private
 
-    def _raw(self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content: str = "application/json", read: float = ANSWER_SECONDS) -> failures.Answer:
+    def _raw(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content: str = PLAIN, read: float = ANSWER_SECONDS,
+        accept: str = PLAIN,
+    ) -> failures.Answer:  # fmt: skip
         given = [(key, value) for key, value in (query or {}).items() if value not in (None, "")]
-        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": MANAGER}
+        headers = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER}
         return failures.answered(
             lambda: self._client.call_api(
                 path, method, query_params=given, header_params=headers, body=body, auth_settings=["BearerToken"],

@@ -5,7 +5,7 @@
     404              Absent            for the caller
     409              Conflict          somebody else was first
     410              Gone              the version to watch from is too old: list again
-    400, 413, 422    ConfigError       the manifest is not one
+    400, 413, 422    ConfigError       the manifest is not one; so is a 500 that says that a field has the wrong type
     429, 5xx         Busy              later; with Retry-After where it is told
     no answer        Busy
 """
@@ -133,7 +133,7 @@ def _mapped(status: int, told: dict[str, Any], what: str, server: str, after: st
         return Conflict(f"somebody else was first: {what}", why=why, next="run the same command again")
     if status == 410:
         return Gone(f"too old: {what}", why=why)
-    if status in (400, 413, 415, 422):
+    if status in (400, 413, 415, 422) or "typed patch object" in why:  # a field of the wrong type is a 500 in a server-side apply
         return ConfigError(f"the API server refuses it: {what}", why=why, next="llm-pipeline generate MODEL prints what is sent")
     busy = Busy(f"the API server can not do it now ({status}): {what}", why=why, next="run the same command again")
     busy.retry_after = float(after) if after and after.isdigit() else None

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from infra.kubernetes import identity
 from infra.kubernetes.api import Api
 from infra.platform import Release, model_of
 from infra.settings import Settings
@@ -29,7 +30,10 @@ class Place:
 
     @cached_property
     def api(self) -> Api:
-        return Api.open(self.kubeconfig, self.block.context)
+        """Raises Blocked when it leads to another cluster than before."""
+        made = Api.open(self.kubeconfig, self.block.context)
+        identity.insist(self.cache, self.cluster, {"server": made.server, "ca": made.ca_hash})
+        return made
 
     @property
     def kubeconfig(self) -> str:

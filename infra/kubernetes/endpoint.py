@@ -1,0 +1,232 @@
+"""endpoint on a cluster: the router as a Deployment behind one Service. What the objects are: router_manifest.py.
+
+The table is kept in the router's Secret. A change is written there first, where a router that starts reads it, and then pushed to every pod
+that runs; `apply` returns when each has it in force. A pod that missed a push has an older generation than the Secret: `observe` says so.
+
+Upstream     smoke_test            Downstream     whoever asks questions
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from infra import router
+from infra.errors import Blocked, PipelineError
+from infra.kubernetes import kinds
+from infra.kubernetes import router_manifest as manifests
+from infra.kubernetes.api import Object, kind_of
+from infra.kubernetes.image import KubernetesImage
+from infra.kubernetes.namespace import made_by_us
+from infra.kubernetes.place import Place
+from infra.kubernetes.removal import gone
+from infra.kubernetes.router_manifest import PORT, ROUTER, model_service
+from infra.kubernetes.router_pods import RouterPods, each
+from infra.kubernetes.router_push import Push
+from infra.kubernetes.writes import write
+from infra.platform import EndpointState, Records, Route
+from infra.router import Table, Up, Waiting
+from infra.specs import Endpoint
+from infra.waiting import Progress
+
+IMAGE = "docker.io/library/haproxy:2.8"
+"""HAProxy's own image, with Lua and OpenSSL; the version for which the router was measured."""
+
+EMPTY = Table(0, {}, router.HOLD)
+
+CUT_SECONDS = 2
+"""What the last answers get when the whole router goes."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The router's Secret: the token of its admin ports, the table that counts, and the version to compare with."""
+
+    token: str
+    table: Table
+    version: str
+
+
+class KubernetesEndpoint:
+    """`EndpointPart` as some HAProxy pods. `wanted`: what the cluster's declaration says of it."""
+
+    def __init__(self, place: Place, records: Records, image: KubernetesImage, wanted: Endpoint) -> None:
+        self._place, self._records, self._image, self._wanted = place, records, image, wanted
+
+    # ------------------------------------------------ the three verbs
+
+    def observe(self, route: Route) -> EndpointState | None:
+        stored = self._stored()
+        if stored is None:
+            return None
+        healthy, release = self._in_force(stored, route.served_name)
+        complete = {ROUTER, model_service(route.model)} <= {item["metadata"]["name"] for item in self._place.api.list(kinds.SERVICE, self._place.namespace).items}
+        return EndpointState(self.url, healthy and complete, release, stored.table.generation)
+
+    def apply(self, route: Route, progress: Progress) -> EndpointState:
+        """Makes the router where it is not, and sends the name to this release."""
+        up = Up(route.release, *route.address)
+        with self._alone(route.model, progress):
+            before = self._stored() or Stored(secrets.token_hex(32), EMPTY, "")
+            there = self._there(self._manifests(before.token, route, progress), progress)
+            stored = self._change(before, lambda table: table if table.routes.get(route.served_name) == up else table.with_route(route.served_name, up))
+            made = [self._put(manifest, found) for manifest, found in there]
+            late = self._push(stored, progress)
+        changed = stored is not before or any(made) or late
+        return EndpointState(self.url, healthy=True, release=route.release, generation=stored.table.generation, changed=changed)
+
+    def delete(self, route: Route, progress: Progress) -> None:
+        """Forgets the name; the router ends with its last one."""
+        with self._alone(route.model, progress):
+            stored = self._stored()
+            if stored is None or not set(stored.table.routes) - {route.served_name}:
+                self.stop(progress)
+                return
+            stored = self._change(stored, lambda table: table.without(route.served_name) if route.served_name in table.routes else table)
+            gone(self._place, kinds.SERVICE, self._place.selector("endpoint", route.model), progress)
+            self._push(stored, progress, ready=False)
+
+    # ------------------------------------------------ beyond
+
+    @property
+    def url(self) -> str:
+        return f"http://{ROUTER}.{self._place.namespace}.svc:{PORT}/v1"
+
+    def client(self, timeout: float) -> httpx.Client:
+        """Through the API server, which keeps Authorization for itself: the key goes as X-Api-Key."""
+        key = self._key()
+        made = self._place.api.proxy(kinds.SERVICE, self._place.namespace, ROUTER, PORT, timeout, {"x-api-key": key} if key else None)
+        made.base_url = made.base_url.join("v1/")
+        return made
+
+    def in_flight(self, release: str) -> int | None:
+        state = self.state()
+        return state.in_flight(release) if state else None
+
+    def closed(self, model: str, served_name: str, seconds: float, phase: str, progress: Progress) -> None:
+        with self._alone(model, progress):
+            stored = self._stored()
+            if stored and served_name in stored.table.routes:
+                away = Waiting("waking" if seconds else "failed", "", int(seconds), phase)
+                self._push(self._change(stored, lambda table: table.with_route(served_name, away)), progress, ready=False)
+
+    def state(self) -> router.RouterState | None:
+        """What all routers count together; None when one of them can not be asked: it may be answering."""
+        try:
+            stored = self._stored()
+            pods = RouterPods(self._place, stored.token) if stored else None
+            running = [pod for pod in pods.all() if pod.running] if pods else []
+            return pods.state(running) if pods and running else None
+        except PipelineError:
+            return None
+
+    def stop(self, progress: Progress) -> None:
+        """Removes all of it (what is being answered is cut after 2 s), the Secret last: until then the rest can be found and asked."""
+        progress.phase("stop", "the router")
+        ours = self._place.selector("endpoint")
+        for kind in (kinds.SERVICE, kinds.DEPLOYMENT):
+            gone(self._place, kind, ours, progress)
+        progress.until(lambda: None if self._ours(kinds.REPLICA_SET) else True, every=1)
+        gone(self._place, kinds.POD, ours, progress, grace=CUT_SECONDS)
+        for kind in (kinds.BUDGET, kinds.CONFIG_MAP, kinds.SECRET):
+            gone(self._place, kind, ours, progress)
+
+    def running(self) -> bool:
+        """Whether anything of the router is there."""
+        return any(self._ours(kind) for kind in (kinds.SECRET, kinds.DEPLOYMENT, kinds.POD, kinds.SERVICE))
+
+    # ------------------------------------------------ the table
+
+    def _stored(self) -> Stored | None:
+        found = self._place.api.get(kinds.SECRET, ROUTER, self._place.namespace)
+        if found is None:
+            return None
+        insist_ours(self._place, found)
+        data = {name: b64decode(text).decode() for name, text in (found.get("data") or {}).items()}
+        return Stored(data.get("token", ""), router.parse(data.get("table.txt", EMPTY.render())), found["metadata"]["resourceVersion"])
+
+    def _change(self, stored: Stored, how: Callable[[Table], Table]) -> Stored:
+        """Keeps the table that `how` makes of this one; the same where it changes nothing."""
+        fresh = stored.table.next(how, self._key())
+        if fresh is stored.table:
+            return stored
+        kept = write(self._place.api, manifests.secret(self._place, stored.token, fresh.render()), stored.version)
+        return Stored(stored.token, fresh, kept["metadata"]["resourceVersion"])
+
+    def _push(self, stored: Stored, progress: Progress, *, ready: bool = True) -> bool:
+        """Every router has it. True: one did not have it before."""
+        return Push(self._place, RouterPods(self._place, stored.token), stored.table, ready=ready).everywhere(progress)
+
+    def _in_force(self, stored: Stored, name: str) -> tuple[bool, str | None]:
+        """Whether requests are answered, and the release that the name goes to: where a pod missed the last push, that pod's. Raises Transient."""
+        pods = RouterPods(self._place, stored.token)
+        found = each(pods.table, [pod for pod in pods.all() if pod.ready and not pod.leaving])
+        tables = [table for table in found if table]
+        wanted = stored.table.routes.get(name)
+        shown = next((other for table in tables if (other := table.routes.get(name)) != wanted), wanted)
+        return bool(tables) and None not in found, shown.release if tables and isinstance(shown, Up) else None
+
+    # ------------------------------------------------ the objects
+
+    def _manifests(self, token: str, route: Route, progress: Progress) -> list[Object]:
+        """Everything but the Secret."""
+        here, image = self._place, self._image.pinned(self._wanted.image or IMAGE, progress)
+        return [
+            manifests.config_map(here), manifests.deployment(here, image, self._wanted.replicas, token), manifests.budget(here), manifests.service(here),
+            manifests.service(here, model_service(route.model), route.model),
+        ]  # fmt: skip
+
+    def _there(self, wanted: Sequence[Object], progress: Progress) -> list[tuple[Object, Object | None]]:
+        """What is to be put, beside what is there. A model's additional name may be somebody else's, who keeps it; of nothing else."""
+        progress.phase("router", "its objects")
+        rows: list[tuple[Object, Object | None]] = []
+        for manifest in wanted:
+            meta = manifest["metadata"]
+            found = self._place.api.get(kind_of(manifest), meta["name"], self._place.namespace)
+            if found and meta["name"] != ROUTER and not made_by_us(self._place, found):
+                progress.phase("router", f"the service {meta['name']} is not ours and stays as it is")
+                continue
+            if found:
+                insist_ours(self._place, found)
+            rows.append((manifest, found))
+        return rows
+
+    def _put(self, manifest: Object, found: Object | None) -> bool:
+        """True: it was not so before."""
+        made = self._place.api.apply(manifest)
+        return found is None or edition(made) != edition(found)
+
+    def _ours(self, kind: kinds.Kind) -> tuple[Object, ...]:
+        return self._place.api.list(kind, self._place.namespace, self._place.selector("endpoint")).items
+
+    # ------------------------------------------------ small
+
+    @contextlib.contextmanager
+    def _alone(self, who: str, progress: Progress) -> Iterator[None]:
+        with self._records.lock("router", who, progress):
+            yield
+
+    def _key(self) -> str | None:
+        key = self._place.settings.api_key
+        return key.get_secret_value() if key else None
+
+
+def edition(found: Object) -> str:
+    """Another one after each change of what is wanted; where Kubernetes counts those, not after each change of how it is."""
+    meta = found["metadata"]
+    return str(meta.get("generation") or meta["resourceVersion"])
+
+
+def insist_ours(place: Place, found: Object) -> None:
+    """Raises Blocked for what somebody else made, or another declaration of this product."""
+    if not made_by_us(place, found):
+        meta = found["metadata"]
+        raise Blocked(
+            f"there is a {found['kind']} {meta['name']} in the namespace {meta['namespace']} that is not ours", why=f"it lacks the labels of cluster {place.cluster}, so it stays as it is",
+            next="take another namespace (kubernetes.namespace), or remove it yourself",
+        )  # fmt: skip

@@ -1,0 +1,161 @@
+"""gpu_nodepool on a cluster: whether a release fits, before anything is applied. Nothing is made but a pool of ours, where one is declared.
+
+The pods of the release (requests.py) are laid onto the nodes as the scheduler would: free is what a node can allocate less what the pods
+on it request; labels and taints count. First of all it is told what no waiting mends: a pod that fits on no node as it is made.
+
+    never         no node has the label, bears no such taint, or is large enough       ConfigError, with the numbers
+    not now       others have it                                                       CapacityError, with the numbers
+    Karpenter     makes nodes by itself: what does not fit now may fit then
+
+Upstream     deployment            Downstream     ray_service
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from infra.errors import CapacityError, ConfigError
+from infra.footprint import planned
+from infra.kubernetes import karpenter, kinds, nodes, room
+from infra.kubernetes.api import Object
+from infra.kubernetes.nodes import Node, Wish, amount
+from infra.kubernetes.place import RELEASE, Place
+from infra.kubernetes.ray_service import KubernetesService
+from infra.kubernetes.records import KubernetesRecords
+from infra.kubernetes.requests import Requests, requests
+from infra.kubernetes.weights_claim import Claim
+from infra.platform import Capacity, Release, model_of
+from infra.waiting import Progress
+
+
+class KubernetesCapacity:
+    """`CapacityPart` as arithmetic over what nodes have free."""
+
+    def __init__(self, place: Place, service: KubernetesService) -> None:
+        self._place, self._service = place, service
+        self._records, self._claims = KubernetesRecords(place), Claim(place)
+
+    def observe(self, release: Release) -> Capacity | None:
+        return self.room(release)
+
+    def apply(self, release: Release, progress: Progress) -> Capacity:
+        """Raises ConfigError for what can never run here; CapacityError when it does not fit even with all else of its model gone."""
+        changed = karpenter.ensure(self._place, progress) if self._place.block.nodepool is not None else False
+        self._insist_on_sense(release)
+        found = replace(self.room(release), changed=changed)
+        if found.fits:
+            return found
+        others = tuple(state.release for state in self._service.running(release.model) if state.release != release.name)
+        alone = self.room(release, without=others)
+        if alone.fits:
+            return replace(found, fits=True, why=f"only without {', '.join(others)}: {found.why}")
+        raise self._no_room(release, alone, others)
+
+    def delete(self, release: Release, progress: Progress) -> None:
+        """What a release needs counts as long as its pods are there: there is nothing to forget. A pool of ours goes with the last release."""
+        if self._place.block.nodepool is not None and not any(state.release != release.name for state in self._service.running()):
+            karpenter.remove(self._place, progress)
+
+    def room(self, release: Release, without: tuple[str, ...] = ()) -> Capacity:
+        asked, away = self._asked(release), (release.name, *without)
+        if any(state.release == release.name and state.phase != "dead" for state in self._service.running(release.model)):
+            return Capacity(fits=True, why="it runs already", needs=_needs(asked), free={})
+        staying = [pod for pod in nodes.living(self._place.api) if not (self._mine(pod) and _release(pod) in away)]
+        found = nodes.look(self._place.api, staying)
+        wishes = [nodes.wish(one, self._place.block) for one in asked.pods]
+        if never := self._never(wishes, found):
+            return Capacity(fits=False, why=never, needs=_needs(asked), free=_free(wishes, found))
+        return self._judged(release, asked, wishes, self._taken(found, staying, away))
+
+    @contextmanager
+    def reserve(self, release: Release, progress: Progress, without: tuple[str, ...] = ()) -> Iterator[Capacity]:
+        """See `CapacityPart`. One look at a time; what it found free counts as taken until its pods are there, or the block ends."""
+        until_up = ExitStack()
+        with self._records.lock("room", f"a look for room for {release.name}", progress):
+            found = self.room(release, without)
+            if found.fits:
+                until_up.enter_context(room.kept(self._place, release, self._asked(release).pods))
+        with until_up:
+            yield found
+
+    # ------------------------------------------------ private
+
+    def _config(self, release: Release) -> dict[str, Any]:
+        return self._claims.config(release.manifest)
+
+    def _asked(self, release: Release) -> Requests:
+        return requests(release, self._config(release))
+
+    def _insist_on_sense(self, release: Release) -> None:
+        if not release.needs_gpu and (plan := planned(release, self._config(release))).verdict == "refused":
+            raise ConfigError(f"the engine of {release.name} would not start", why=plan.why, next="raise engine.extra.kv_cache_memory_bytes, or lower engine.max_model_len")
+        wishes = [nodes.wish(one, self._place.block) for one in self._asked(release).pods]
+        if never := self._never(wishes, nodes.look(self._place.api, ())):
+            raise ConfigError(
+                f"{release.name} can never run on this cluster", why=never,
+                next="correct resources, or kubernetes.node_selector and kubernetes.tolerations; or add such a node",
+            )  # fmt: skip
+
+    def _never(self, wishes: Sequence[Wish], found: Sequence[Node]) -> str:
+        """Why one of the pods fits on no node, as nodes are made; empty: each fits on one, or Karpenter may make one."""
+        for wish in wishes:
+            if all(nodes.obstacle(node, wish, total=True) for node in found):
+                return "" if self._karpenter() else f"needs {_told(wish)} on one node; {nodes.reasons(found, wish, total=True)}"
+        return ""
+
+    def _judged(self, release: Release, asked: Requests, wishes: Sequence[Wish], now: Sequence[Node]) -> Capacity:
+        _, short = nodes.placed(wishes, now)
+        needs, free = _needs(asked), _free(wishes, now)
+        if short is None:
+            return Capacity(fits=True, why=f"needs {_told(wishes[0])}{f' on each of {asked.replicas} nodes or places' if asked.replicas > 1 else ''}, and there is room", needs=needs, free=free)
+        why = f"needs {_told(short)} on one node; {nodes.reasons(now, short, total=False)}"
+        if self._karpenter():
+            return Capacity(fits=True, why=f"{why}; Karpenter may make a node", needs=needs, free=free)
+        return Capacity(fits=False, why=why, needs=needs, free=free)
+
+    def _taken(self, found: Sequence[Node], pods: Sequence[Object], aside: tuple[str, ...]) -> Sequence[Node]:
+        """The nodes with what is about to come onto them: pods of ours that wait for a node, and room that others got."""
+        waiting = [nodes.of_pod(pod) for pod in pods if self._mine(pod) and not pod["spec"].get("nodeName")]
+        promised = [nodes.wish(one, self._place.block) for asks in room.promised(self._place, pods, aside).values() for one in asks]
+        now = found
+        for wish in (*waiting, *promised):
+            now, _ = nodes.placed([wish], now)
+        return now
+
+    def _mine(self, pod: Object) -> bool:
+        """Whether it is of a release in our namespace."""
+        return bool(pod["metadata"]["namespace"] == self._place.namespace and _release(pod))
+
+    def _karpenter(self) -> bool:
+        return bool(self._place.api.list(kinds.NODE_POOL).items)
+
+    def _no_room(self, release: Release, found: Capacity, others: tuple[str, ...]) -> CapacityError:
+        running = [state.release for state in self._service.running() if state.release not in (*others, release.name)]
+        return CapacityError(
+            f"{release.name} does not fit on this cluster now", why=found.why,
+            next=f"take another model down first: llm-pipeline down {model_of(running[0])}" if running else "make room on a node, add one, or lower resources",
+        )  # fmt: skip
+
+
+def _release(pod: Object) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(RELEASE, ""))
+
+
+def _needs(asked: Requests) -> dict[str, float]:
+    """Of all pods of the release together."""
+    each = [nodes.amounts(one.quantities()) for one in asked.pods]
+    return {name: sum(one[name] for one in each) for name in nodes.NAMES}
+
+
+def _free(wishes: Sequence[Wish], found: Sequence[Node]) -> dict[str, float]:
+    """Of all nodes together on which the first of the pods could run."""
+    able = [node for node in found if not nodes.obstacle(node, Wish({}, wishes[0].selector, wishes[0].tolerations), total=False)]
+    return {name: sum(max(0.0, node.free[name]) for node in able) for name in nodes.NAMES}
+
+
+def _told(wish: Wish) -> str:
+    """What a pod asks for, in words."""
+    return ", ".join(amount(name, wish.amounts[name]) for name in ("gpus", "memory", "cpus", "disk") if wish.amounts.get(name))

@@ -1,0 +1,251 @@
+"""ray_service on Kubernetes: one RayService of KubeRay per release (or a Deployment of plain vLLM), with a Service of its own.
+
+    RayService or Deployment  <model>-<id>            what computes
+    Service                   <model>-<id>            its own address; annotated when it first answered: phases, the engine's own arguments
+    ConfigMap                 <model>-<id>            the declared chat template, where there is one
+    <home>/clusters/<cluster>/logs/<release>/         logs that were read, and what is left of them after it was taken down
+
+Upstream     model_weights, image, gpu_nodepool            Downstream     smoke_test, endpoint
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from infra import engine
+from infra.errors import Blocked, Problem, Transient
+from infra.kubernetes import kinds, rayservice_manifest, reading, removal, replicas, server_manifest, startup
+from infra.kubernetes.api import Object, kind_of
+from infra.kubernetes.place import CLUSTER, OURS, RELEASE, Place, object_name
+from infra.kubernetes.pod_logs import PodLogs
+from infra.kubernetes.pods import PART, PORT, Serving
+from infra.kubernetes.requests import requests
+from infra.platform import ImagePart, Release, ServiceState, WeightsPart, model_of
+from infra.waiting import Progress
+
+READY = "llm-pipeline/ready"
+"""Annotation of the Service, written when the release first answered: JSON with `of` (uid of what computes), `at`, `phases`, `arguments`, `in_place`.
+
+Not of what computes itself: a Deployment counts a changed annotation as a change that its controller has yet to see.
+"""
+
+HEALTH_SECONDS = 4.0
+TOKEN_SECONDS = 30.0
+
+FRESH = 2.0
+"""Seconds for which one look at everything serves all who ask: the loop asks for every model in turn."""
+
+
+class EngineWeights(WeightsPart, Protocol):
+    """What is needed of the weights beside the interface."""
+
+    def config(self, release: Release) -> Mapping[str, Any]:
+        """The model's config.json; empty while it is not known."""
+
+    def claim(self, release: Release) -> str:
+        """Name of the claim that holds them."""
+
+
+class KubernetesService:
+    """`ServicePart` as objects of one namespace."""
+
+    def __init__(self, place: Place, weights: EngineWeights, image: ImagePart) -> None:
+        self.place, self._weights, self._image = place, weights, image
+        self._logs = PodLogs(place)
+        self._looked: tuple[float, tuple[ServiceState, ...]] = (-FRESH, ())
+
+    # ------------------------------------------------ the three verbs
+
+    def observe(self, release: Release) -> ServiceState | None:
+        main = self._main(release)
+        if main is None:
+            return next((state for state in self._states(self.place.selector(PART, release=release.name)) if state.release == release.name), None)
+        return self._judged(_state(main, self._service(release)), release.spec.engine.kind)
+
+    def apply(self, release: Release, progress: Progress) -> ServiceState:
+        """What is starting is adopted, and so is what was up once: cluster and Serve may bring it back by themselves. Where they do not,
+        it is cleared away and started anew. Of one that can not start only its logs stay: what is left of it would hold room.
+        """
+        state = self.observe(release)
+        if state and state.ready:
+            return state
+        main = self._main(release)
+        was_up = bool(main and _told(main, self._service(release)))
+        self._make(release, progress, main)
+        began, outcome = time.time(), startup.wait_ready(self.place, release, lambda: self._one_token(release), progress, was_up=was_up)
+        if outcome.error and was_up:
+            self._make(release, progress, None)
+            outcome = startup.wait_ready(self.place, release, lambda: self._one_token(release), progress)
+        if outcome.error:
+            self.remove(release.name, progress)
+            raise outcome.error
+        return self._note(release, outcome, progress, began)
+
+    def delete(self, release: Release, progress: Progress) -> None:
+        self.remove(release.name, progress)
+
+    # ------------------------------------------------ beyond
+
+    def remove(self, name: str, progress: Progress) -> None:
+        self._looked = (-FRESH, ())
+        self._logs.keep(name)
+        removal.remove(self.place, self.place.selector(PART, release=name), progress)
+
+    def running(self, model: str | None = None) -> tuple[ServiceState, ...]:
+        """By label: pods whose RayService is gone are still ours. One look serves all who ask within two seconds."""
+        at, states = self._looked
+        if time.monotonic() - at >= FRESH:
+            states = self._states(self.place.selector(PART))
+            self._looked = (time.monotonic(), states)
+        return tuple(state for state in states if model is None or state.model == model)
+
+    def adjust(self, release: Release, progress: Progress) -> ServiceState:
+        """Replica numbers, in place. Room for more that is not found in time is an error, and what serves goes on serving."""
+        state, main = self.observe(release), self._main(release)
+        if state is None or main is None or not state.ready:
+            return self.apply(release, progress)
+        if state.in_place == release.in_place:
+            return state
+        replicas.adjust(self.place, self._serving(release), main)
+        began, outcome = time.time(), startup.wait_ready(self.place, release, lambda: self._one_token(release), progress, was_up=True)
+        if outcome.error:
+            raise outcome.error
+        return self._note(release, outcome, progress, began)
+
+    def client(self, state: ServiceState, timeout: float) -> httpx.Client:
+        return self.place.api.proxy(kinds.SERVICE, self.place.namespace, object_name(state.release), PORT, timeout)
+
+    def log(self, name: str, part: str) -> Iterator[Path]:
+        yield from self._logs.paths(name, part)
+
+    def manifests(self, release: Release) -> tuple[Object, ...]:
+        """Everything that `apply` would send, what computes last: where that is, the rest is."""
+        made = server_manifest.manifests if release.spec.engine.kind == "vllm" else rayservice_manifest.manifests
+        return made(self.place, self._serving(release))
+
+    # ------------------------------------------------ what there is
+
+    def _main(self, release: Release) -> Object | None:
+        """What computes, where it is ours."""
+        found = self.place.api.get(startup.kind_of(release), object_name(release), self.place.namespace)
+        return {**found, "kind": startup.kind_of(release).name} if found and self._ours(found, release.name) else None
+
+    def _service(self, release: Release) -> Object | None:
+        return self.place.api.get(kinds.SERVICE, object_name(release), self.place.namespace)
+
+    def _ours(self, found: Object, name: str) -> bool:
+        labels = found["metadata"].get("labels") or {}
+        return {**OURS, CLUSTER: self.place.cluster, RELEASE: name}.items() <= labels.items()
+
+    def _states(self, selector: str) -> tuple[ServiceState, ...]:
+        """Every release that anything with these labels belongs to, as the controllers tell."""
+        listed = {kind: self.place.api.list(kind, self.place.namespace, labels=selector).items for kind in (*removal.MAKERS, *removal.MADE, kinds.POD, kinds.SERVICE)}
+        services = {item["metadata"]["name"]: item for item in listed[kinds.SERVICE]}
+        states = {_name(item): _state(item, services.get(item["metadata"]["name"])) for kind in removal.MAKERS for item in listed[kind]}
+        for item in (item for kind in (*removal.MADE, kinds.POD) for item in listed[kind]):
+            states.setdefault(_name(item), _remains(_name(item)))
+        return tuple(states[name] for name in sorted(states))
+
+    def _judged(self, state: ServiceState, kind: str) -> ServiceState:
+        """One that should be up is asked itself. Raises Transient when it cannot be told."""
+        if not state.ready:
+            return state
+        why = self._unwell(state, "/v1/models" if kind == "ray" else "/health")
+        return replace(state, phase="dead", problem=Problem(f"{state.release}: {why}")) if why else state
+
+    def _unwell(self, state: ServiceState, path: str) -> str:
+        try:
+            with self.client(state, HEALTH_SECONDS) as client:
+                answer = client.get(path)
+        except httpx.HTTPError as error:
+            raise Transient(f"{state.release} does not answer in {HEALTH_SECONDS:.0f} s", why=f"{type(error).__name__}: {error}") from error
+        if answer.status_code in (401, 403):
+            raise Transient(f"{state.release} can not be asked", why=f"the API server's proxy answers {answer.status_code}: {engine.clean(answer.text)}")
+        return "" if answer.status_code == 200 else f"{path} answers {answer.status_code}: {engine.clean(answer.text)[:160]}"
+
+    # ------------------------------------------------ what is made
+
+    def _make(self, release: Release, progress: Progress, main: Object | None) -> None:
+        """Applies what is missing. What computes is left as it is where it is there: its pods must not be replaced under it."""
+        self._looked = (-FRESH, ())
+        if main is None or main["metadata"].get("deletionTimestamp"):
+            self.remove(release.name, progress)
+            main = None
+        progress.phase(reading.PODS, "the API server takes the manifests")
+        for manifest in self.manifests(release):
+            kind = kind_of(manifest)
+            if main is None or kind not in removal.MAKERS:
+                self._refuse_foreign(kind, manifest, release.name)
+                self.place.api.apply(manifest)
+
+    def _refuse_foreign(self, kind: kinds.Kind, manifest: Object, name: str) -> None:
+        found = self.place.api.get(kind, manifest["metadata"]["name"], self.place.namespace)
+        if found and not self._ours(found, name):
+            raise Blocked(
+                f"there is a {kind.name} {manifest['metadata']['name']} that is not ours", why=f"it lacks our labels, in the namespace {self.place.namespace}",
+                next="rename or remove it, or give this cluster another namespace",
+            )  # fmt: skip
+
+    def _serving(self, release: Release) -> Serving:
+        config, image = self._weights.config(release), self._image.observe(release)
+        ray = image.versions.get("ray", "") if image else ""
+        return Serving(release, requests(release, config), self._weights.claim(release), config, ray)
+
+    def _note(self, release: Release, outcome: startup.Outcome, progress: Progress, began: float) -> ServiceState:
+        """Writes down how it came up, and what it is then. `began`: since when it was awaited."""
+        main, phases = self._main(release), progress.seconds()
+        phases["unexplained"] = round(max(0.0, time.time() - began - sum(phases.values())), 3)
+        if main is not None:
+            before = _told(main, self._service(release)) or {}
+            told = {"of": main["metadata"]["uid"], "at": time.time(), "phases": phases, "in_place": release.in_place}
+            told["arguments"] = outcome.arguments or before.get("arguments", {})
+            self.place.api.merge(kinds.SERVICE, object_name(release), self.place.namespace, {"metadata": {"annotations": {READY: json.dumps(told)}}})
+        self._looked = (-FRESH, ())
+        state = self.observe(release)
+        if state is None:
+            raise Transient(f"{release.name} was removed while it was awaited", next="run the same command again")
+        return replace(state, changed=True)
+
+    def _one_token(self, release: Release) -> bool:
+        try:
+            with self.client(ServiceState(release.name, release.model, "starting"), TOKEN_SECONDS) as client:
+                return client.post("/v1/completions", json=engine.one_token(release)).status_code in (200, 400)
+        except httpx.HTTPError:
+            return False
+
+
+def _name(item: Object) -> str:
+    return str(item["metadata"]["labels"].get(RELEASE, ""))
+
+
+def _told(main: Object, service: Object | None) -> Mapping[str, Any] | None:
+    """What was written when it first answered."""
+    text = ((service or {"metadata": {}})["metadata"].get("annotations") or {}).get(READY)
+    told = dict(json.loads(text)) if text else {}
+    return told if told.get("of") == main["metadata"]["uid"] else None
+
+
+def _state(main: Object, service: Object | None) -> ServiceState:
+    """What its controller tells. One that was up and is not is dead until it is back: nobody gets an answer."""
+    name, told, ip = _name(main), _told(main, service), reading.cluster_ip(service)
+    found, why = reading.state(main)
+    leaving = bool(main["metadata"].get("deletionTimestamp"))
+    dead = leaving or found in reading.FAILED or (told is not None and found != "RUNNING")
+    phase = "dead" if dead else "ready" if told is not None and found == "RUNNING" and ip else "starting"
+    made = ServiceState(
+        name, model_of(name), phase, (ip, PORT) if ip else None, reading.unix(main["metadata"]["creationTimestamp"]),
+        problem=Problem(f"{name}: {found if found in reading.FAILED else 'it does not serve'}", why=engine.clean(why) or None) if dead else None,
+    )  # fmt: skip
+    return replace(made, arguments=dict(told["arguments"]), phases=dict(told["phases"]), in_place=str(told["in_place"])) if told else made
+
+
+def _remains(name: str) -> ServiceState:
+    """Pods without what made them: a removal that was interrupted."""
+    return ServiceState(name, model_of(name), "dead", problem=Problem(f"{name}: only remains of it are there", why="a removal was interrupted"))

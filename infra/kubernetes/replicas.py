@@ -1,0 +1,39 @@
+"""The number of replicas of what serves, changed in place: no pod that stays is touched.
+
+KubeRay acts on a changed Serve configuration at once, and leaves the numbers of workers in a RayService to its autoscaler: so they are
+written into the RayCluster too. Without an autoscaler (the release came up with one number) all workers that may be needed are made.
+"""
+
+from __future__ import annotations
+
+from infra.kubernetes import kinds, rayservice_manifest
+from infra.kubernetes.api import Object
+from infra.kubernetes.place import Place
+from infra.kubernetes.pods import PART, Serving
+
+
+def adjust(place: Place, serving: Serving, main: Object) -> None:
+    """Brings them to what the spec says. `main`: the RayService or Deployment as it is."""
+    if main["kind"] == kinds.DEPLOYMENT.name:
+        patch: Object = {"spec": {"replicas": serving.release.spec.replicas.min}}
+        place.api.merge(kinds.DEPLOYMENT, serving.name, place.namespace, patch)
+        return
+    cluster = main["spec"]["rayClusterConfig"]
+    scaled = bool(cluster.get("enableInTreeAutoscaling"))
+    for item in place.api.list(kinds.RAY_CLUSTER, place.namespace, labels=place.selector(PART, release=serving.release.name)).items:
+        patch = {"spec": {"workerGroupSpecs": _groups(item["spec"], serving, scaled=scaled)}}
+        place.api.merge(kinds.RAY_CLUSTER, item["metadata"]["name"], place.namespace, patch)
+    config = rayservice_manifest.serve_config(serving)
+    patch = {"spec": {"serveConfigV2": config, "rayClusterConfig": {"workerGroupSpecs": _groups(cluster, serving, scaled=scaled)}}}
+    place.api.merge(kinds.RAY_SERVICE, serving.name, place.namespace, patch)
+
+
+def _groups(cluster: Object, serving: Serving, *, scaled: bool) -> list[Object]:
+    """Its groups of workers with other numbers. What the autoscaler chose stays, within the new bounds."""
+    wanted = rayservice_manifest.workers(serving, scaled=scaled)
+    groups = [dict(group) for group in cluster["workerGroupSpecs"]]
+    for group in groups:
+        if group["groupName"] == rayservice_manifest.GROUP:
+            chosen = min(max(group.get("replicas", 0), wanted["minReplicas"]), wanted["maxReplicas"])
+            group |= wanted | ({"replicas": chosen} if scaled else {})
+    return groups

@@ -1,0 +1,9 @@
+"""usage on a cluster: what all pods of the router counted, in sum."""
+
+from __future__ import annotations
+
+from infra.usage import RouterUsage
+
+
+class KubernetesUsage(RouterUsage):
+    """`UsagePart` over every pod of the router: when one can not be asked, nothing can be told."""

@@ -1,0 +1,92 @@
+"""A pool of nodes of our own: declared with a ceiling, made by the real Karpenter, and gone with its nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import ConfigError
+from infra.kubernetes import karpenter, kinds
+from infra.kubernetes.api import Api
+from infra.kubernetes.place import Place
+from infra.waiting import Progress
+from tests.kubernetes import lab as labs
+from tests.kubernetes.lab import Lab
+from tests.kubernetes.test_capacity import part, pod, wanted
+
+CLASS = {"group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": "default"}
+TYPES = [{"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["g6e.xlarge"]}]
+POOL = {"requirements": TYPES, "limits": {"cpu": "8"}, "nodeClassRef": CLASS}
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A cluster with Karpenter, which can make nodes with one GPU."""
+    labs.insist_on_processes()
+    types = Path(os.environ[labs.KUBELAB]) / "examples" / "instance-types.json"
+    with labs.started(tmp_path_factory.mktemp("karpenter"), nodes=1, kuberay=False, karpenter=str(types)) as made:
+        node_class(made.api)
+        yield made
+
+
+@pytest.fixture
+def space(pools: Lab, tmp_path: Path) -> Iterator[Any]:
+    """Makes places in a namespace of this test's own."""
+    with pools.namespace() as name:
+        yield lambda **more: pools.place(tmp_path, name, **more)
+
+
+def node_class(api: Api) -> None:
+    """What Karpenter of the lab makes nodes of: a kind that only labs have."""
+    body = {"apiVersion": "karpenter.kwok.sh/v1alpha1", "kind": "KWOKNodeClass", "metadata": {"name": "default"}}
+    api.call("POST", "/apis/karpenter.kwok.sh/v1alpha1/kwoknodeclasses", body=body)
+
+
+def test_a_pool_is_made_brings_a_node_and_goes_with_it(space: Any) -> None:
+    """Nothing has a GPU until a pod of a release waits for one; after the last release pool and node are gone, and nobody else's."""
+    place: Place = space(nodepool=POOL)
+    release = wanted(resources={"gpu": 1, "memory": "8Gi"})
+    with pytest.raises(ConfigError, match="can never run"):
+        part(space()).apply(release, Progress(60))
+    before = {item["metadata"]["name"] for item in place.api.list(kinds.NODE).items}
+
+    first, again = part(place).apply(release, Progress(120)), part(place).apply(release, Progress(120))
+    pod(place, "engine", release, anywhere=True)
+    node = Progress(120).until(lambda: (place.api.get(kinds.POD, "engine", place.namespace) or {})["spec"].get("nodeName"), every=1)
+    (row,) = karpenter.found(place)
+    place.api.delete(kinds.POD, "engine", place.namespace, grace=0)
+    part(place).delete(release, Progress(200))
+    part(place).delete(release, Progress(200))
+
+    assert (first.fits, first.changed, again.changed) == (True, True, False)
+    assert "Karpenter may make a node" in first.why
+    assert node not in before
+    assert (row.id, row.model, row.data) == (karpenter.name(place), None, False) and "1 NodeClaim" in row.why_ours
+    assert karpenter.found(place) == ()
+    assert {item["metadata"]["name"] for item in place.api.list(kinds.NODE).items} == before
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"nodeClassRef": CLASS}, "has no limits"),
+        ({"limits": {"cpu": "8"}}, "has no nodeClassRef"),
+        ({**POOL, "disruption": {}}, "has keys that are not ours to set: disruption"),
+    ],
+)
+def test_a_pool_without_a_ceiling_is_refused(tmp_path: Path, block: dict[str, Any], said: str) -> None:
+    """Nor may it say what would move a serving engine."""
+    place = Lab(tmp_path / "none", "none").place(tmp_path, "llm", nodepool=block)
+
+    with pytest.raises(ConfigError, match=said):
+        karpenter.manifest(place)
+
+
+def test_a_cluster_without_karpenter_says_so(place: Place, places: Any) -> None:
+    """Before anything is made."""
+    with pytest.raises(ConfigError, match="has no Karpenter"):
+        part(places(nodepool=POOL)).apply(wanted(), Progress(30))

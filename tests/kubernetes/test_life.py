@@ -1,0 +1,130 @@
+"""The life of a model on a cluster, told as a user lives it: the real API server and KubeRay, real Ray Serve, real vLLM and HAProxy as pods.
+
+What stands in: this machine's file system for every image; nodes are simulated. The story itself is that of tests/life, in the same words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.kubernetes import kinds
+from infra.kubernetes.place import OURS
+from infra.kubernetes.router_manifest import ROUTER
+from tests.doubles.permute import permute
+from tests.kubernetes import foreign
+from tests.kubernetes.lab import REAL, Lab
+from tests.life import clone as clones
+from tests.life.clone import Clone
+from tests.life.load import Load
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(3600)]
+
+PATIENCE = 1500
+"""Seconds for one command: a start takes one minute where nobody else needs the machine."""
+
+IMAGE, HAPROXY = (f"registry.invalid/{name}@sha256:{digit * 64}" for name, digit in (("llm-engine", "a"), ("haproxy", "b")))
+
+
+@dataclass
+class Far:
+    """A clone on this machine whose model lives in a namespace of the lab."""
+
+    clone: Clone
+    lab: Lab
+    namespace: str
+
+    @property
+    def url(self) -> str:
+        """As programs inside the cluster reach it."""
+        found = self.lab.api.get(kinds.SERVICE, ROUTER, self.namespace)
+        assert found
+        return f"http://{found['spec']['clusterIP']}:8000/v1"
+
+    def json(self, *args: str, expect: int = 0) -> Any:
+        """One command of the product."""
+        return self.clone.json(*args, expect=expect, timeout=PATIENCE)
+
+    def ours(self) -> set[str]:
+        """What of the namespace has our labels."""
+        mine = {**OURS, "llm-pipeline/cluster": "lab"}
+        return {name for name, labels in foreign.everything(self.lab.api, self.namespace).items() if mine.items() <= labels.items()}
+
+    def two_are_up(self) -> bool:
+        """The candidate answers, and the old release is not gone yet."""
+        found = self.lab.api.list(kinds.RAY_SERVICE, self.namespace).items
+        return sum("llm-pipeline/ready" in (item["metadata"].get("annotations") or {}) for item in found) == 2
+
+
+@pytest.fixture
+def far(real_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """The demo, declared for a cluster."""
+    with real_lab.namespace() as namespace:
+        clone = clones.make(tmp_path_factory.mktemp("clone"))
+        clone.edit("demo", "cluster: local ", "cluster: lab ")
+        clone.edit("demo", "image: null ", f"image: {IMAGE} ")
+        declared(clone.root / "assets/clusters/lab/defs.yaml", real_lab, namespace)
+        yield Far(clone, real_lab, namespace)
+
+
+def declared(path: Path, lab: Lab, namespace: str) -> None:
+    """JSON is YAML."""
+    block = {"kubeconfig": str(lab.kubeconfig), "context": lab.context, "namespace": namespace, "kuberay": "existing", "pod_annotations": REAL}
+    attributes = {"platform": "kubernetes", "kubernetes": block, "endpoint": {"image": HAPROXY}}
+    path.parent.mkdir()
+    path.write_text(json.dumps({"type": "llm_pipeline.components.Cluster", "attributes": attributes}))
+
+
+def test_a_life_on_a_cluster(far: Far) -> None:
+    """Declare, up, chat, a new revision under load, a bad one refused, rollback, down: no request is lost, nothing of ours is left, nothing else touched."""
+    clone, theirs = far.clone, foreign.make(far.lab.api, far.namespace)
+    before = foreign.marks(far.lab.api, theirs)
+    first = far.json("up", "demo")
+    assert (first["result"], first["endpoint"]) == ("serving", f"http://{ROUTER}.{far.namespace}.svc:8000/v1")
+    assert clone.run("chat", "demo", "What is a release?").stdout.startswith("A release is one exact combination")
+    assert far.json("up", "demo")["result"] == "unchanged"
+
+    with Load(far.url, "demo", long_when=far.two_are_up, pause=1.5) as load:
+        second = new_revision(far)
+        refused(far, second["release"])
+        back = far.json("rollback", "demo")
+        assert (back["result"], back["release"], back["previous_release"]) == ("serving", first["release"], second["release"])
+    assert not load.failed, load.failed[:5]
+    assert set(load.releases()) == {f"demo-{first['release']}", f"demo-{second['release']}"}
+    taken_down(far)
+    assert foreign.marks(far.lab.api, theirs) == before
+
+
+def new_revision(far: Far) -> dict[str, str]:
+    """One line of the YAML, `up`: the old one answers until the new one does."""
+    far.clone.edit("demo", "weights: file://weights/v1", "weights: file://weights/v2")
+    done = far.json("up", "demo")
+    assert done["result"] == "serving"
+    assert far.clone.run("chat", "demo", "Who are you?").stdout.startswith("I am revision v2")
+    return dict(done)
+
+
+def refused(far: Far, serving: str) -> None:
+    """Permuted weights load and answer, wrongly: what serves, serves on."""
+    folder = far.clone.root / "assets/models/demo/weights"
+    permute(folder / "v1", folder / "v3", seed=1)
+    far.clone.edit("demo", "weights: file://weights/v2", "weights: file://weights/v3")
+    assert far.json("up", "demo", expect=1)["result"] == "refused"
+    row = far.clone.model()
+    assert (row["release"], row["candidate"]) == (serving, None)
+
+
+def taken_down(far: Far) -> None:
+    """What runs goes, data is kept and listed; with --purge that goes too."""
+    report = far.json("down", "--all")
+    assert report["left"] == []
+    assert {row["part"] for row in report["removed"]} >= {"ray_service", "endpoint"}
+    assert {name.partition("/")[0] for name in far.ours()} <= {"configmaps", "persistentvolumeclaims"}
+    assert far.json("leftovers") == []
+    assert far.json("down", "--all", "--purge", "--yes")["left"] == []
+    assert far.ours() == set()

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast test-all sweep soak bench lint
+.PHONY: help up down clean test test-fast test-kubernetes test-all sweep soak bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -21,9 +21,12 @@ clean: down ## everything that `up` and `test` made, weights and images too
 test: .venv/test ## fast tests, then the life of a real engine
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest --cov --cov-report=term --ignore tests/kubernetes/test_life.py
 
-test-all: test sweep soak ## everything there is: about two and a half hours
+test-kubernetes: .venv/test ## everything on Kubernetes, a life with real Ray pods included
+	@$(BIN)/python -m pytest tests/kubernetes
+
+test-all: test test-kubernetes sweep soak ## everything there is: about two and a half hours
 
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real"

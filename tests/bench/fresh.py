@@ -50,7 +50,7 @@ def by_hand(lab: Lab, clone: Clone, argv: list[str]) -> float:
     quiet = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     lock = clone.root / "infra" / "serving" / "cpu.lock"
     torch = next(pin for pin in pins(lock) if pin.startswith("torch=="))
-    for what in ([f"{torch}+cpu"], ["-r", str(lock)]):
+    for what in ([f"{torch}+cpu"], ["--no-deps", "-r", str(lock)]):  # the lock leaves out what its packages name and would break them
         subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", *what], check=True, env=quiet, timeout=1800)
     with bare.server([str(folder / "bin" / "python"), *argv[1:]], lab.folder / "by-hand-home"):
         return time.monotonic() - began

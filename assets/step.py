@@ -34,6 +34,8 @@ DETAIL_EVERY = 5.0
 """Seconds between two log lines about the same phase."""
 
 TAG_BY, TAG_WHY, TAG_MODEL, TAG_ACTION, TAG_RELEASE, TAG_TIMEOUT = "llm/by", "llm/why", "llm/model", "llm/lifecycle", "llm/release", "llm/timeout"
+TAG_SAW = "llm/saw"
+"""Which release was live when the loop decided on this run; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Run:
     release: str | None
     worker: str = ""
     """The process that works on it (infra/workers.py); empty when it did not say."""
+    saw: str | None = None
+    """Which release was live when the loop decided on it (empty: none). None: a person did."""
     number_of: Callable[[str], int | None] = lambda _: None
     """Dagster's number of a run, in the order in which they were launched; None when it doesn't know it."""
 
@@ -201,15 +205,15 @@ def run_of(context: Any) -> Run:
     return Run(
         context.run.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
         (record.dagster_run.tags if record else tags).get(TAG_WORKER, ""),  # the step's own copy may be older than the tag
-        number_of,
+        tags.get(TAG_SAW), number_of,
     )  # fmt: skip
 
 
 def guard(context: Any, decisions: Decisions, run: Run) -> bool:
-    """Whether the model is wanted. False: this run is older than the last `down`. Raises when nobody ever wanted it."""
+    """Whether the model is wanted. False: this run is older than the last `down`, or was overtaken. Raises when nobody ever wanted it."""
     found = decisions.deployment
     if found and found.wanted:
-        return True
+        return not overtaken(context, decisions, run)
     if found and run.before(found):
         context.log.warning(f"{decisions.model} was taken down by {found.by} while this run waited: nothing to do")
         return False
@@ -218,6 +222,15 @@ def guard(context: Any, decisions: Decisions, run: Run) -> bool:
         next=f"materialise deployment too, or: llm-pipeline up {decisions.model}",
     )  # fmt: skip
     raise failure(problem)
+
+
+def overtaken(context: Any, decisions: Decisions, run: Run) -> bool:
+    """Whether another run moved the traffic between the loop's decision and this step: the loop looks again, and what it sees then counts."""
+    live = decisions.live.release if decisions.live else ""
+    if run.saw is None or live in (run.saw, run.release):
+        return False
+    context.log.warning(f"{decisions.model} is served by {live or 'nothing'} by now, not by {run.saw or 'nothing'} as when this run was decided on: nothing to do")
+    return True
 
 
 def withdrawn(decisions: Decisions, run: Run) -> None:

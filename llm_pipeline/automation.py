@@ -8,7 +8,7 @@ import time
 
 import dagster as dg
 
-from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_WHY
+from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_SAW, TAG_WHY
 from assets.workers import bury
 from infra.decisions import Act, Decisions, Mark, ReleaseRecord
 from infra.declarations import Declared
@@ -94,7 +94,7 @@ def act(platform: Platform, model: str, verdict: Verdict, desired: Release | Non
         decisions.remember(desired)
     if verdict.action == "heal":
         decisions.change(ReleaseRecord, f"release/{release}", lambda old: old.model_copy(update={"heals": (*old.heals, time.time())[-20:]}))  # type: ignore[union-attr]
-    tags = {TAG_MODEL: model, TAG_BY: "reconcile", TAG_WHY: verdict.why, TAG_ACTION: verdict.action, TAG_RELEASE: release}
+    tags = {TAG_MODEL: model, TAG_BY: "reconcile", TAG_WHY: verdict.why, TAG_ACTION: verdict.action, TAG_RELEASE: release, TAG_SAW: told.before or ""}
     return dg.RunRequest(run_key=f"{model}/{verdict.action}/{release}/{number}", asset_selection=[dg.AssetKey([model, stage]) for stage in ROLLOUT], tags=tags)
 
 

@@ -60,7 +60,7 @@ def test_what_died_is_healed(clone: Clone, world: World) -> None:
     assert request.run_key == f"demo/heal/{live}/1"
     assert request.asset_selection == [dg.AssetKey(["demo", stage]) for stage in ROLLOUT]
     assert dict(request.tags) == {
-        "llm/model": "demo", "llm/by": "reconcile", "llm/why": f"demo-{live}: out of memory", "llm/lifecycle": "heal", "llm/release": live,
+        "llm/model": "demo", "llm/by": "reconcile", "llm/why": f"demo-{live}: out of memory", "llm/lifecycle": "heal", "llm/release": live, "llm/saw": live,
     }  # fmt: skip
     assert ran.success and clone.live() == live and waits(clone) == "demo: in step: in step"
     assert verdicts(clone) == [("heal", f"demo-{live}: out of memory"), ("in step", "in step")]
@@ -103,6 +103,22 @@ def test_the_run_of_the_loop_works_on_what_the_verdict_named(clone: Clone) -> No
 
     assert ran.success and clone.live() == request.tags["llm/release"]
     assert asked(clone).tags["llm/release"] != clone.live()
+
+
+def test_a_run_of_the_loop_that_was_overtaken_by_a_persons_up_does_nothing(clone: Clone) -> None:
+    """It waited behind the later word in the queue: what it was decided on is not so any more, and the next look sees what is."""
+    clone.serve()
+    clone.declare(engine={"max_model_len": 256})
+    request = asked(clone)
+    clone.declare(engine={"max_model_len": 128})
+    assert clone.up().success
+    newest = clone.live()
+
+    ran = clone.obey(request)
+
+    assert ran.success and ran.versions == {}
+    assert f"is served by {newest} by now" in ran.log
+    assert clone.live() == newest != request.tags["llm/release"]
 
 
 def test_every_act_has_a_run_key_of_its_own(clone: Clone, world: World) -> None:

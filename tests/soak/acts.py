@@ -83,13 +83,13 @@ def roll_back(world: World, die: random.Random) -> str:
 def kill_an_engine(world: World, die: random.Random) -> str:
     """SIGKILL; the loop brings it back, three times within the hour. Then it gives up, and a person's `retry` does."""
     model = die.choice(MODELS)
-    given_up = world.heals(model) >= 3
+    given_up = sum(time.time() - at < 3600 for at in world.live(model).heals) >= 3
     with world.excused(model):
         for pid in world.pids("ray_service", model):
             end(pid)
         time.sleep(1)
         if given_up:
-            world.until(lambda: world.clone.model(model)["problem"] and "healed" in str(world.clone.model(model)["problem"]["why"]), 120, f"the loop to give {model} up")
+            world.until(lambda: world.live(model).mark is not None, 120, f"the loop to give {model} up")
             world.up(model, verb="retry")
         elif not world.until(lambda: world.answers(model), 120, f"healing of {model}"):
             world.up(model)

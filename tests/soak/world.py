@@ -20,7 +20,7 @@ import httpx
 import psutil
 import yaml
 
-from infra.decisions import Decisions
+from infra.decisions import Decisions, ReleaseRecord
 from infra.local.image_build import SERVING, digest, pins, recipes
 from infra.local.records import LocalRecords
 from tests.doubles import ray_engine
@@ -76,11 +76,12 @@ class World:
             self.served[model].add(found["release"])
         return dict(found)
 
-    def heals(self, model: str) -> int:
-        """How often the loop healed what serves, within the hour."""
+    def live(self, model: str) -> ReleaseRecord:
+        """What is written down about the release that serves."""
         decisions = Decisions(LocalRecords(self.clone.home), model)
         found = decisions.release(decisions.live.release) if decisions.live else None
-        return sum(time.time() - at < 3600 for at in found.heals) if found else 0
+        assert found, f"{model} has no live release"
+        return found
 
     def pids(self, part: str, name: str = "") -> list[int]:
         """Living processes of one part of this clone."""

@@ -23,8 +23,8 @@ test: .venv/test ## fast tests, then the life of a real engine
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest --cov --cov-report=term --ignore tests/kubernetes/test_life.py
 
-test-kubernetes: .venv/test ## everything on Kubernetes, a life with real Ray pods included
-	@$(BIN)/python -m pytest tests/kubernetes
+test-kubernetes: .venv/test ## everything on Kubernetes, a life with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
+	@LLM_PIPELINE_TEST_REQUIRE_KUBERNETES=1 $(BIN)/python -m pytest tests/kubernetes tests/platform
 
 test-all: test test-kubernetes sweep soak ## everything there is: about two and a half hours
 

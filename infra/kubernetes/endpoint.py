@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ IMAGE = "docker.io/library/haproxy:2.8"
 
 EMPTY = Table(0, {}, router.HOLD)
 
+FRESH = 2.0
+"""Seconds for which one look is good enough for `observe`. What this process changes itself is seen at once."""
+
 CUT_SECONDS = 2
 """What the last answers get when the whole router goes."""
 
@@ -52,21 +56,41 @@ class Stored:
     version: str
 
 
+@dataclass(frozen=True)
+class Look:
+    """The table that counts, what is in force in each router that takes requests (None: it does not take our token), and the Services that there are."""
+
+    table: Table
+    routers: tuple[Table | None, ...]
+    services: frozenset[str]
+
+    def release(self, name: str) -> str | None:
+        """Where the name goes; where a router missed the last push, that router's word."""
+        wanted = self.table.routes.get(name)
+        shown = next((other for table in self.routers if table and (other := table.routes.get(name)) != wanted), wanted)
+        return shown.release if any(self.routers) and isinstance(shown, Up) else None
+
+
 class KubernetesEndpoint:
     """`EndpointPart` as some HAProxy pods. `wanted`: what the cluster's declaration says of it."""
 
     def __init__(self, place: Place, records: Records, image: KubernetesImage, wanted: Endpoint) -> None:
         self._place, self._records, self._image, self._wanted = place, records, image, wanted
+        self._looked: tuple[float, Look | None] = (-FRESH, None)
 
     # ------------------------------------------------ the three verbs
 
     def observe(self, route: Route) -> EndpointState | None:
-        stored = self._stored()
-        if stored is None:
+        """One look serves all who ask within two seconds: the loop asks for every model in turn."""
+        at, seen = self._looked
+        if time.monotonic() - at >= FRESH:
+            seen = self._look()
+            self._looked = (time.monotonic(), seen)
+        if seen is None:
             return None
-        healthy, release = self._in_force(stored, route.served_name)
-        complete = {ROUTER, model_service(route.model)} <= {item["metadata"]["name"] for item in self._place.api.list(kinds.SERVICE, self._place.namespace).items}
-        return EndpointState(self.url, healthy and complete, release, stored.table.generation)
+        needed = {ROUTER} | ({model_service(route.model)} if route.served_name in seen.table.routes else set())
+        answered = bool(seen.routers) and None not in seen.routers and needed <= seen.services
+        return EndpointState(self.url, answered, seen.release(route.served_name), seen.table.generation)
 
     def apply(self, route: Route, progress: Progress) -> EndpointState:
         """Makes the router where it is not, and sends the name to this release."""
@@ -135,6 +159,7 @@ class KubernetesEndpoint:
         gone(self._place, kinds.POD, ours, progress, grace=CUT_SECONDS)
         for kind in (kinds.BUDGET, kinds.CONFIG_MAP, kinds.SECRET):
             gone(self._place, kind, ours, progress)
+        self._looked = (-FRESH, None)
 
     def running(self) -> bool:
         """Whether anything of the router is there."""
@@ -162,14 +187,15 @@ class KubernetesEndpoint:
         """Every router has it. True: one did not have it before."""
         return Push(self._place, RouterPods(self._place, stored.token), stored.table, ready=ready).everywhere(progress)
 
-    def _in_force(self, stored: Stored, name: str) -> tuple[bool, str | None]:
-        """Whether requests are answered, and the release that the name goes to: where a pod missed the last push, that pod's. Raises Transient."""
+    def _look(self) -> Look | None:
+        """Raises Transient when a router to which requests go can not be asked."""
+        stored = self._stored()
+        if stored is None:
+            return None
         pods = RouterPods(self._place, stored.token)
-        found = each(pods.table, [pod for pod in pods.all() if pod.ready and not pod.leaving])
-        tables = [table for table in found if table]
-        wanted = stored.table.routes.get(name)
-        shown = next((other for table in tables if (other := table.routes.get(name)) != wanted), wanted)
-        return bool(tables) and None not in found, shown.release if tables and isinstance(shown, Up) else None
+        tables = each(pods.table, [pod for pod in pods.all() if pod.ready and not pod.leaving])
+        services = {item["metadata"]["name"] for item in self._place.api.list(kinds.SERVICE, self._place.namespace).items}
+        return Look(stored.table, tuple(tables), frozenset(services))
 
     # ------------------------------------------------ the objects
 
@@ -209,7 +235,10 @@ class KubernetesEndpoint:
     @contextlib.contextmanager
     def _alone(self, who: str, progress: Progress) -> Iterator[None]:
         with self._records.lock("router", who, progress):
-            yield
+            try:
+                yield
+            finally:
+                self._looked = (-FRESH, None)
 
     def _key(self) -> str | None:
         key = self._place.settings.api_key

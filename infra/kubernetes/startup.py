@@ -6,6 +6,7 @@ does not go on, the state that the controller tells, and at last the engine itse
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ CRASHES = 5
 
 LINES, FIRST_LINES = 1000, 20_000
 """Lines of a log that are read at once; and the first time, since a start may be adopted late."""
+
+OVER = re.compile(r"EngineCore failed to start|Exception importing application")
+"""Lines after which nothing comes of a start whose cause can not heal: server and Serve may take minutes more to notice, or try the same again."""
 
 SCALES = ("TriggeredScaleUp", "Nominated")
 """Events of those who add nodes: cluster-autoscaler's and Karpenter's."""
@@ -154,8 +158,9 @@ class Start:
             return self._by_log(f"{what}: Serve reports {state}", why.splitlines()) or Transient(
                 f"{what}: Serve reports {state}", why=engine.clean(why) or None, next=f"llm-pipeline logs {self._release.model} --part ray",
             )  # fmt: skip
-        if any("EngineCore failed to start" in line for line in self._lines) and main["kind"] == kinds.DEPLOYMENT.name and engine.cause(self._lines):
-            return self._by_log(f"{what}: its core process failed", ())
+        over = not self._was_up and any(OVER.search(line) for line in self._lines)
+        if over and isinstance(proved := self._by_log(f"{what}: its own log proves it", ()), ConfigError):
+            return proved
         if cause := next((found for found in causes.causes(self._signs(main, pods)) if self._patient(found)), None):
             return cause.error(f"{what}: {cause.sign.reason or cause.known.name}")
         return self._crashed(what, pods) or self._unattended(what, main, pods)

@@ -242,7 +242,7 @@ def test_a_bomb_is_refused_quickly(root: Path, text: str, told: str) -> None:
     found = problem(root, text)
 
     assert told in found.what
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_an_ordinary_alias_is_followed(root: Path) -> None:

@@ -184,7 +184,7 @@ def test_what_does_not_listen_is_killed_when_its_grace_is_over(start: Start, mar
 
     assert end(mark, Progress(), record=tmp_path / "one.json", grace=0.4) == 1
 
-    assert 0.4 <= time.monotonic() - began < 3
+    assert 0.4 <= time.monotonic() - began < 15
     assert gone(identity.pid)
     assert end(mark, Progress(), record=tmp_path / "one.json") == 0
 

@@ -220,6 +220,7 @@ def test_an_account_with_the_printed_rights_gets_through_and_one_verb_less_is_na
     role, wide = (copy.deepcopy(next(item for item in printed if item["kind"] == kind)) for kind in ("Role", "ClusterRole"))
     next(rule for rule in role["rules"] if rule["resources"] == ["pods/log"])["verbs"] = ["list"]
     next(rule for rule in wide["rules"] if rule["resources"] == ["nodes"])["verbs"] = ["watch"]
+    next(rule for rule in wide["rules"] if rule["resources"] == ["deployments"])["verbs"] = ["watch"]  # in the namespace it may
     lab.api.apply(role)
     lab.api.apply(wide)
 
@@ -229,7 +230,7 @@ def test_an_account_with_the_printed_rights_gets_through_and_one_verb_less_is_na
         lab.api.delete(kinds.KINDS[manifest["apiVersion"], manifest["kind"]], manifest["metadata"]["name"], limited.namespace)
     assert "create configmaps" in str(none_yet.value.problem.why)
     assert "doctor --rbac" in str(none_yet.value.problem.next)
-    assert told.value.problem.why == f"get pods/log in {limited.namespace}; list nodes"
+    assert told.value.problem.why == f"get pods/log in {limited.namespace}; list nodes; list deployments"
 
 
 def _as_account(lab: Lab, place: Place, namespace: str) -> Place:

@@ -9,7 +9,7 @@ import pytest
 
 from infra import kubernetes
 from infra.errors import Blocked, Conflict
-from infra.kubernetes import kinds
+from infra.kubernetes import kinds, lease
 from infra.kubernetes.api import Object, kind_of
 from infra.kubernetes.namespace import ensure
 from infra.kubernetes.place import Place
@@ -188,8 +188,9 @@ def test_a_lock_is_left_alone_while_its_holder_lives_and_found_when_it_is_dead(p
     assert made.inventory.find() == ()
 
 
-def test_a_namespace_of_ours_goes_last_with_the_lock_of_who_removes_it(place: Place) -> None:
+def test_a_namespace_of_ours_goes_last_with_the_lock_of_who_removes_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `down --cluster --purge` does it: records first, the namespace under the cluster's own lock, which is not lost by that."""
+    monkeypatch.setattr(lease, "RENEW", 0.2)
     here = fresh(place)
     made = platform(here)
     made.records.put("demo", "deployment", {"wanted": False}, None)
@@ -206,12 +207,14 @@ def test_a_namespace_of_ours_goes_last_with_the_lock_of_who_removes_it(place: Pl
     assert made.inventory.find() == ()
 
 
-def test_a_namespace_with_anything_of_others_stays(place: Place) -> None:
-    """Also when it came between the look and the removal."""
+@pytest.mark.parametrize("cluster", ["", "other"])
+def test_a_namespace_with_anything_of_others_stays(place: Place, cluster: str) -> None:
+    """Also when it came between the look and the removal; also when it is of another declaration of ours."""
     here = fresh(place)
     made = platform(here)
     (row,) = made.inventory.find()
-    theirs = here.api.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": here.namespace}})
+    labels = Place(here.settings, cluster, here.block).labels("ray_service", release=RELEASE) if cluster else {}
+    theirs = here.api.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": here.namespace, "labels": labels}})
 
     with pytest.raises(Blocked):
         made.inventory.remove(row, Progress(60))

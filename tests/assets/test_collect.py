@@ -20,7 +20,8 @@ from infra.waiting import Progress
 from llm_pipeline import views
 from llm_pipeline.actions import earlier
 from tests.assets.clone import Clone, Ran
-from tests.doubles.platform import World, manifest_of
+from tests.doubles.parts import manifest_of
+from tests.doubles.platform import World
 
 
 def history(clone: Clone, world: World, *revisions: str) -> list[str]:

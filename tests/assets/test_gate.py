@@ -11,7 +11,8 @@ import pytest
 from infra.acceptance import LADDER
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import DEMO, Clone
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 ONLY: dict[str, Behaviour] = {
     "healthy": Behaviour(wrong="unwell"),

@@ -6,7 +6,8 @@ import pytest
 
 from infra.errors import ConfigError, Transient
 from tests.assets.clone import Clone
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from infra.decisions import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 
 def asked(clone: Clone) -> dg.RunRequest:

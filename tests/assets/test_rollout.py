@@ -12,7 +12,8 @@ from infra.platform import Leftover, Release
 from infra.waiting import Progress
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone, Ran
-from tests.doubles.platform import World, manifest_of
+from tests.doubles.parts import manifest_of
+from tests.doubles.platform import World
 
 
 def second(clone: Clone, world: World) -> tuple[str, str, Ran]:

@@ -11,7 +11,8 @@ import pytest
 from infra.platform import Release
 from llm_pipeline import components
 from tests.assets.clone import Clone, Ran
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 NAMES = ("demo", "second", "third")
 

@@ -10,7 +10,8 @@ import pytest
 from infra.platform import Leftover
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Terminal
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 MODEL = {
     "model", "cluster", "state", "problem", "release", "candidate", "revision", "newest_revision", "pinned", "declared", "since", "in_flight", "replicas",

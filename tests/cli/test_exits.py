@@ -8,7 +8,8 @@ from infra.decisions import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal
-from tests.doubles.platform import Behaviour, World, no_room
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World, no_room
 
 
 def one_message(screen: Screen) -> str:

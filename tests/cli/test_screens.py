@@ -14,7 +14,8 @@ from llm_pipeline import console, doctor
 from llm_pipeline.doctor import Line
 from tests.assets.clone import Clone
 from tests.cli.screen import Terminal, plain, same
-from tests.doubles.platform import Behaviour, World
+from tests.doubles.parts import Behaviour
+from tests.doubles.platform import World
 
 
 @pytest.fixture(autouse=True)

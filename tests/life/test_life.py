@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -112,15 +113,25 @@ def taken_down(clone: Clone) -> None:
 
 
 def test_a_life_without_a_daemon(clone: Clone) -> None:
-    """No Dagster runs: each verb brings its own process; a wrong argument is told, a killed plain vLLM server is healed by the next `up`."""
+    """No Dagster runs: each verb brings its own process; a wrong argument is told, a killed plain vLLM server is healed by the next `up`.
+
+    Meanwhile a second model answers at the same address, and notices nothing.
+    """
     clone.edit("demo", "kind: ray ", "kind: vllm")
     dies_with_its_reason(clone)
     first = clone.json("up", "demo")
     assert first["result"] == "serving"
-    kill_engine(clone)
-    until(lambda: clone.model()["state"] != "serving", 60, "the loss to show")
-    again = clone.json("up", "demo")
-    assert (again["result"], again["release"]) == ("serving", first["release"])
+    second_one(clone)
+    with Load(clone.url, "second", long_when=lambda: False) as load:
+        kill_engine(clone)
+        until(lambda: clone.model()["state"] != "serving", 60, "the loss to show")
+        again = clone.json("up", "demo")
+        assert (again["result"], again["release"]) == ("serving", first["release"])
+        assert clone.run("chat", "demo", "What is a pin?").returncode == 0
+    assert not load.failed, load.failed[:5]
+    assert len(load.answers) > 20
+    third_one_has_no_room(clone)
+    assert clone.json("down", "second")["left"] == []
     assert clone.run("chat", "demo", "What is a pin?").returncode == 0
     assert listening_elsewhere(clone) == []
     assert clone.json("down", "demo")["left"] == []
@@ -137,14 +148,36 @@ def dies_with_its_reason(clone: Clone) -> None:
     clone.edit("demo", "max_model_len: 99999", "max_model_len: 512")
 
 
+def second_one(clone: Clone) -> None:
+    """Another revision under another name, beside the first: both answer, each as itself."""
+    models = clone.root / "assets/models"
+    shutil.copytree(models / "demo", models / "second")
+    clone.edit("second", "weights: file://weights/v1", "weights: file://weights/v2")
+    assert clone.json("up", "second")["result"] == "serving"
+    assert clone.run("chat", "second", "Who are you?").stdout.startswith("I am revision v2")
+    assert clone.run("chat", "demo", "Who are you?").stdout.startswith("I am revision v1")
+    assert {row["model"] for row in clone.json("status")["models"] if row["state"] == "serving"} == {"demo", "second"}
+
+
+def third_one_has_no_room(clone: Clone) -> None:
+    """Refused with the numbers before anything of it starts; the others serve on."""
+    models = clone.root / "assets/models"
+    shutil.copytree(models / "second", models / "third")
+    clone.edit("third", "resources: {} ", "resources: {memory: 4Ti} ")
+    before = clone.processes()
+    done = clone.json("up", "third", expect=1)
+    assert "4096" in done["problem"]["why"]
+    assert clone.processes().keys() == before.keys()
+
+
 def two_are_up(clone: Clone) -> bool:
     """The candidate answers, and the old release is not gone yet: the flip and the drain are near."""
     return len(list((clone.home / "services").glob("*/ready.json"))) == 2
 
 
 def kill_engine(clone: Clone) -> None:
-    """SIGKILL to the engine's core process."""
-    services = [pid for pid, mark in clone.processes().items() if ":ray_service:" in mark]
+    """SIGKILL to the core process of the demo's engine."""
+    services = [pid for pid, mark in clone.processes().items() if ":ray_service:demo-" in mark]
     core = [pid for pid in services if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")]
     assert core, "no engine core was found"
     os.kill(core[0], signal.SIGKILL)

@@ -68,7 +68,6 @@ class Situation:
     pin: Pin | None
     admitted: Admitted | None
     claim: Claim | None
-    in_flight: int | None
 
     @property
     def wanted(self) -> bool:
@@ -100,7 +99,6 @@ def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> 
         live, live_doc.since if live_doc else None, service, service_unknown,
         tuple(state for state in running if not live or state.release != live.release.name),
         endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()),
-        platform.endpoint.in_flight(live.release.name) if live else None,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Refused: Dagster's automation conditions. They are edges: `eager()` fights a tea
 rollout; none of them sees the platform (dead, refused, asleep).
 """
 
+import dataclasses
 import time
 
 import dagster as dg
@@ -41,9 +42,10 @@ def build() -> dg.Definitions:
     def reconcile(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         busy = runs_under_way(context.instance)
         requests, said = [], []
+        clusters: dict[str, Platform | PipelineError] = {}
         for name, found in declared().models.items():
-            platform = platform_of(found.spec.cluster)
             try:
+                platform = at_once(clusters, found.spec.cluster)
                 verdict, release = judge(platform, found, busy.get(name))
             except PipelineError as error:
                 said.append(f"{name}: cannot tell: {error.problem.what}")
@@ -66,6 +68,20 @@ def runs_under_way(instance: dg.DagsterInstance) -> dict[str, str]:
             models |= {down} if down else set()
         out |= dict.fromkeys(models, f"run {run.run_id[:8]} is under way")
     return out
+
+
+def at_once(clusters: dict[str, Platform | PipelineError], cluster: str) -> Platform:
+    """The platform with its records read once for the whole tick. A cluster that does not answer is asked for one model, not for each."""
+    if cluster not in clusters:
+        try:
+            platform = platform_of(cluster)
+            clusters[cluster] = dataclasses.replace(platform, records=platform.records.at_once())
+        except PipelineError as error:
+            clusters[cluster] = error
+    found = clusters[cluster]
+    if isinstance(found, PipelineError):
+        raise found
+    return found
 
 
 def judge(platform: Platform, found: Declared[ModelSpec], busy: str | None) -> tuple[Verdict, Release | None]:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from infra.errors import ConfigError, Conflict, Denied, Transient
@@ -51,11 +51,14 @@ class KubernetesRecords:
             ) from error  # fmt: skip
 
     def list(self, owner: str, prefix: str = "") -> dict[str, Record]:
-        found = {word(item, "name"): item for item in self._all(f",{OWNER}={label(owner)}") if word(item, "owner") == owner}
+        found = {word(item, "name"): item for item in self._all(owner) if word(item, "owner") == owner}
         return {name: read(item) for name, item in sorted(found.items()) if name.startswith(prefix)}
 
     def owners(self) -> tuple[str, ...]:
         return tuple(sorted({word(item, "owner") for item in self._all()}))
+
+    def at_once(self) -> Seen:
+        return Seen(self._place, self._all())
 
     def delete(self, owner: str, name: str) -> None:
         retry(lambda: self._delete(owner, name), attempts=4, pause=0.1, on=(Conflict,), progress=Progress(30))
@@ -76,8 +79,9 @@ class KubernetesRecords:
     def _find(self, owner: str, name: str) -> Object | None:
         return self._place.api.get(kinds.CONFIG_MAP, self._object_name("record", owner, name), self._place.namespace)
 
-    def _all(self, more: str = "") -> tuple[Object, ...]:
-        return self._place.api.list(kinds.CONFIG_MAP, self._place.namespace, self._place.selector(PART) + more).items
+    def _all(self, owner: str = "") -> tuple[Object, ...]:
+        only = f",{OWNER}={label(owner)}" if owner else ""
+        return self._place.api.list(kinds.CONFIG_MAP, self._place.namespace, self._place.selector(PART) + only).items
 
     def _write(self, manifest: Object, version: str) -> Object:
         """A first document makes the namespace where there is none."""
@@ -108,6 +112,42 @@ class KubernetesRecords:
         digest = hashlib.sha256("\0".join((self._place.cluster, *words)).encode()).hexdigest()[:10]
         shown = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:180].strip("-")
         return f"{kind}-{shown}-{digest}" if shown else f"{kind}-{digest}"
+
+
+class Seen(KubernetesRecords):
+    """The records as one list showed them. Writing goes to the cluster, and what it answers is seen from then on."""
+
+    def __init__(self, place: Place, items: Iterable[Object]) -> None:
+        super().__init__(place)
+        self._items = {item["metadata"]["name"]: item for item in items}
+
+    def put(self, owner: str, name: str, value: Mapping[str, Any], version: int | None) -> Record:
+        try:
+            return super().put(owner, name, value, version)
+        except Conflict:
+            self._look_again(owner, name)
+            raise
+
+    def _find(self, owner: str, name: str) -> Object | None:
+        return self._items.get(self._object_name("record", owner, name))
+
+    def _all(self, owner: str = "") -> tuple[Object, ...]:
+        return tuple(item for item in self._items.values() if not owner or item["metadata"]["labels"].get(OWNER) == label(owner))
+
+    def _write(self, manifest: Object, version: str) -> Object:
+        made = super()._write(manifest, version)
+        self._items[made["metadata"]["name"]] = made
+        return made
+
+    def _delete(self, owner: str, name: str) -> None:
+        self._look_again(owner, name)
+        super()._delete(owner, name)
+        self._items.pop(self._object_name("record", owner, name), None)
+
+    def _look_again(self, owner: str, name: str) -> None:
+        found = super()._find(owner, name)
+        key = self._object_name("record", owner, name)
+        self._items = {other: item for other, item in self._items.items() if other != key} | ({key: found} if found else {})
 
 
 def read(found: Object) -> Record:

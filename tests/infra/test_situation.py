@@ -46,7 +46,7 @@ def serving(**more: Any) -> Situation:
     found = Situation(
         "demo", Deployment(wanted=True, since=1.0, by="me"), OLD, "", record(OLD), record(OLD), NOW - 100,
         ServiceState(OLD.name, "demo", "ready", ("127.0.0.1", 1)), "", (), EndpointState("http://x/v1", healthy=True, release=OLD.name), "",
-        None, None, None, 0,
+        None, None, None,
     )  # fmt: skip
     return replace(found, **more)
 
@@ -179,7 +179,6 @@ def test_a_model_that_serves_is_in_step_with_what_is_declared(stand: LocalStand,
 
     assert seen.in_step
     assert state_of(seen) == ("serving", None)
-    assert seen.in_flight == 0
     assert not edited.in_step
     assert state_of(edited)[0] == "degraded"
     assert undeclared.unknown == "no YAML declares it any more"

@@ -254,6 +254,47 @@ class Sharer:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class Link:
+    """One condition that a model stands on. `holds` None: it can not be told, mostly since one before it does not hold."""
+
+    name: str
+    holds: bool | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All of them in their order, and what is wrong with the first that does not hold; None: nothing of the release is there that could be wrong."""
+
+    links: tuple[Link, ...]
+    problem: Problem | None = None
+
+    @property
+    def broken(self) -> Link | None:
+        """The first that does not hold."""
+        return next((link for link in self.links if link.holds is False), None)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One document that an `up` would send. `notes`: what of it only the cluster knows, and when it is left out."""
+
+    document: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that is otherwise than declared. `field` empty: the whole object. None: it is not there, or not to be there."""
+
+    kind: str
+    name: str
+    field: str
+    live: Any
+    declared: Any
+
+
 # ---------------------------------------------------------------- the parts
 
 
@@ -369,6 +410,9 @@ class Records(Protocol):
     def owners(self) -> tuple[str, ...]:
         """Everybody who has a document."""
 
+    def at_once(self) -> Records:
+        """The same, as read now where reading has its price: for one look at many models. What is written through it is compared as ever."""
+
     def delete(self, owner: str, name: str) -> None:
         """Absent already: done."""
 
@@ -398,6 +442,23 @@ class Inventory(Protocol):
         """Who else uses the same store."""
 
 
+class Diagnosis(Protocol):
+    """Where a model's life is spread over many machines: which link of it broke."""
+
+    def chain(self, release: Release, *, live: bool) -> Chain:
+        """Looks at everything that this release stands on. `live`: the endpoint should lead to it. Raises Transient when it cannot tell."""
+
+
+class Manifests(Protocol):
+    """Where a life is made of declared objects: what they are. No secret's value is in any of it."""
+
+    def declared(self, spec: ModelSpec, base: Path, progress: Progress) -> tuple[Release, tuple[Sent, ...]]:
+        """Everything that an `up` of what the source holds now would send, in its order. Changes nothing, and asks the platform only for what it must."""
+
+    def differences(self, release: Release, progress: Progress) -> tuple[Difference, ...]:
+        """What is otherwise than this release would have it. Changes nothing."""
+
+
 @dataclass(frozen=True)
 class Platform:
     """One platform as a record of its parts, in the order of life."""
@@ -414,6 +475,10 @@ class Platform:
     inventory: Inventory
     sweep_pause: float = 60.0
     """Seconds between the two looks that prove that nothing is left."""
+    diagnosis: Diagnosis | None = None
+    """None: what the parts say of themselves is all that there is to tell."""
+    manifests: Manifests | None = None
+    """None: nothing is sent anywhere."""
 
 
 def digest_of(value: Any) -> str:

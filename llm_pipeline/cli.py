@@ -18,8 +18,7 @@ from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
-from llm_pipeline import actions, chat, components, console, dev, doctor, views
-from llm_pipeline.actions import Outcome
+from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, screens, views
 from llm_pipeline.runs import Dagster
 
 app = typer.Typer(
@@ -36,6 +35,9 @@ Seconds = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Ho
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
+
+DIFFERS = 10
+"""Of `diff`: nothing is wrong, and something differs."""
 
 LIFE, LOOK, MACHINE = "Life", "Look", "Machine"
 
@@ -54,7 +56,7 @@ def up(
     dagster = Dagster(load())
     with console.board(quiet=as_json) as board:
         outcomes = actions.up(dagster, names or [], board.listen, revision=revision, follow=follow, timeout=timeout)
-    finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
+    screens.finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
 
 
 @app.command(rich_help_panel=LIFE)
@@ -80,7 +82,7 @@ def down(
         for target in targets:
             one = actions.down(dagster, target, board.listen, include_models=include_models, purge=purge, timeout=timeout)
             report = {"removed": report["removed"] + one["removed"], "kept": one["kept"], "left": report["left"] + one["left"], "report_run_id": one["report_run_id"]}
-    show_report(report, targets, as_json=as_json)
+    screens.taken_down(report, targets, as_json=as_json)
     raise typer.Exit(1 if report["left"] else 0)
 
 
@@ -95,7 +97,7 @@ def rollback(
     dagster = Dagster(load())
     with console.board(quiet=as_json) as board:
         outcomes = actions.rollback(dagster, model, release, board.listen, hold=hold, timeout=timeout)
-    finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
+    screens.finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
 
 
 @app.command(rich_help_panel=LIFE)
@@ -104,7 +106,7 @@ def retry(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
     dagster = Dagster(load())
     with console.board(quiet=as_json) as board:
         outcomes = actions.retry(dagster, model, board.listen, timeout=timeout)
-    finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
+    screens.finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
 
 
 @app.command(rich_help_panel=LIFE)
@@ -115,14 +117,14 @@ def pin(
 ) -> None:  # fmt: skip
     """Stay on the live release, or on a revision."""
     run = actions.pin(Dagster(load()), model, revision, lambda *_: None, remove=False, timeout=timeout)
-    show_pin(model, run, as_json=as_json)
+    screens.pinned(model, run, as_json=as_json)
 
 
 @app.command(rich_help_panel=LIFE)
 def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds = 120) -> None:
     """Follow the declaration again."""
     run = actions.pin(Dagster(load()), model, None, lambda *_: None, remove=True, timeout=timeout)
-    show_pin(model, run, as_json=as_json)
+    screens.pinned(model, run, as_json=as_json)
 
 
 # ---------------------------------------------------------------- look
@@ -140,7 +142,7 @@ def status(names: Names = None, watch: Annotated[bool, typer.Option("--watch", h
         if as_json:
             console.document(found)
         else:
-            show_status(found)
+            screens.status(found)
         if not watch:
             good = all(row["state"] in ("serving", "asleep", "absent") for row in found["models"])
             raise typer.Exit(0 if good else 1)
@@ -214,6 +216,27 @@ def why(model: Name, last: Annotated[int, typer.Option(metavar="N", help="How ma
     console.table([(r["at"], r["action"], r["because"]) for r in rows], ("at", "action", "because")) if rows else console.line("the loop never had to act")
 
 
+@app.command(rich_help_panel=LOOK)
+def generate(model: Name, as_json: Json = False) -> None:
+    """Print every manifest that an `up` would apply."""
+    found = manifests.generate(model)
+    if as_json:
+        console.document(found)
+        return
+    sys.stdout.write(manifests.text(found))
+
+
+@app.command(rich_help_panel=LOOK)
+def diff(model: Name, as_json: Json = False) -> None:
+    """Show what is live otherwise than declared."""
+    found = manifests.diff(model)
+    if as_json:
+        console.document(found)
+    else:
+        screens.diff(found)
+    raise typer.Exit(0 if found["equal"] else DIFFERS)
+
+
 @app.command(rich_help_panel=MACHINE)
 def leftovers(delete: Annotated[bool, typer.Option("--delete", help="Remove them.")] = False, as_json: Json = False, yes: Yes = False, timeout: Seconds = 300) -> None:
     """Everything of ours that exists although nobody wants it."""
@@ -243,7 +266,7 @@ def collect(
     if as_json:
         console.document(found)
         return
-    show_collected(found, dry_run=dry_run)
+    screens.collected(found, dry_run=dry_run)
 
 
 @app.command("doctor", rich_help_panel=MACHINE)
@@ -272,117 +295,6 @@ def dagster_(action: Annotated[str, typer.Argument(metavar="start|stop")]) -> No
         console.note(f"Dagster {'started' if started else 'runs already'}: {Dagster(found).url}")
     else:
         console.note("Dagster stopped" if dev.stop(found, progress) else "Dagster was not running")
-
-
-# ---------------------------------------------------------------- showing
-
-
-def finish(dagster: Dagster, outcomes: list[Outcome], *, as_json: bool, took: float) -> None:
-    """The end of `up`, `rollback` and `retry`: verdict first, then numbers, then what to type next."""
-    if as_json:
-        documents = [outcome.as_dict() for outcome in outcomes]
-        console.document(documents[0] if len(documents) == 1 else documents)
-    else:
-        for outcome in outcomes:
-            show_outcome(dagster, outcome, took)
-    raise typer.Exit(max((outcome.exit_code for outcome in outcomes), default=0))
-
-
-def show_outcome(dagster: Dagster, outcome: Outcome, took: float) -> None:
-    """One model's end."""
-    for text in outcome.notes:
-        console.note(text, "busy")
-    if outcome.problem:
-        console.card(outcome.problem)
-        return
-    if outcome.result == "launched":
-        console.line(f"{outcome.model}: run {outcome.run_id} was launched", "good")
-        console.following(f"llm-pipeline status {outcome.model} --watch")
-        return
-    console.line(f"{outcome.model} is {'unchanged: it serves' if outcome.result == 'unchanged' else 'serving'} release {outcome.release}", "good")
-    if outcome.result == "serving":
-        console.line()
-        question, answer = chat.sample(outcome.model)
-        if answer:
-            console.line(f"  Q  {question}")
-            console.line(f"  A  {answer}")
-            console.line()
-        console.stages(outcome.seconds, outcome.changed)
-        console.line()
-    if outcome.outage is not None:
-        console.note(f"nobody answered for {outcome.outage:.1f} s: there was no room for two", "busy")
-    rows = [("endpoint", outcome.endpoint or "-"), ("revision", (outcome.revision or "-")[:40]), ("dagster", dagster.url if dagster.webserver() else "not running (make up)")]
-    console.table(rows if outcome.result == "unchanged" else [*rows, ("took", console.ago(took))], styles=("quiet",))
-    console.following(f"llm-pipeline chat {outcome.model}", "llm-pipeline status")
-
-
-def show_status(found: dict[str, Any]) -> None:
-    """Verdict first, the first thing that is wrong in words, then what to type next."""
-    rows = []
-    for row in found["models"]:
-        facts = [row["release"] or "", console.ago(views.since(row)) if row["state"] == "serving" else "", f"{row['in_flight']} in flight" if row["in_flight"] is not None else ""]
-        told = row["problem"]["what"] if row["problem"] else ""
-        rows.append((row["model"], console.state(row["state"]), "  ".join(f for f in facts if f), told))
-    console.table(rows) if rows else console.line("no model is declared: add assets/models/<name>/defs.yaml")
-    for row in found["clusters"]:
-        if row["problem"]:
-            console.card(Problem(**row["problem"]))
-    dagster = found["dagster"]
-    console.line()
-    if endpoint := next((row["endpoint"] for row in found["models"] if row["endpoint"]), None):
-        console.line(f"endpoint  {endpoint}", "quiet")
-    console.line(f"dagster   {dagster['webserver']}" if dagster["daemon"] else "dagster   not running: nothing heals by itself", "quiet" if dagster["daemon"] else "busy")
-    if found.get("cache") and found["cache"]["over"]:
-        told, following = doctor.fullness(found["cache"])
-        console.line(f"cache     {told}; {following}", "busy")
-    wrong = next((row for row in found["models"] if row["problem"]), None)
-    if wrong:
-        console.following(wrong["problem"]["next"] or f"llm-pipeline logs {wrong['model']}")
-    elif serving := next((row["model"] for row in found["models"] if row["state"] == "serving"), None):
-        console.following(f"llm-pipeline chat {serving}")
-    else:
-        console.following("llm-pipeline up")
-
-
-def show_report(report: dict[str, Any], targets: list[str], *, as_json: bool) -> None:
-    """What `down` removed, kept and left."""
-    if as_json:
-        console.document(report)
-        return
-    if not targets:
-        console.line("nothing is up", "good")
-    else:
-        console.line(f"{', '.join(targets)}: down, nothing left" if not report["left"] else f"{len(report['left'])} things are left", "bad" if report["left"] else "good")
-    rows = [("removed", f"{r['part']} {r['id']}") for r in report["removed"]] + [("left", f"{r['part']} {r['id']}") for r in report["left"]]
-    rows += [("kept", f"{r['what']} ({console.size(r['bytes'])})") for r in report["kept"]]
-    console.table(rows, styles=("quiet",)) if rows else None
-    console.following("llm-pipeline leftovers --delete" if report["left"] else "llm-pipeline up")
-
-
-def show_collected(found: dict[str, Any], *, dry_run: bool) -> None:
-    """What went, or would go, and why the rest stays."""
-    word = "would go" if dry_run else "removed"
-    count = len(found["removed"])
-    told = f"{count} thing{'' if count == 1 else 's'} {'would go' if dry_run else 'went'}, {console.size(found['freed_bytes'])}" if count else "nothing is unneeded"
-    console.line(told, "good")
-    if not dry_run and found["postponed"]:
-        console.note(f"weights and images were left for the next time: {found['postponed']}", "busy")
-    rows = [(mark, row["part"], f"{row['what']} ({console.size(row['bytes'])}): {row['why']}") for mark, key in ((word, "removed"), ("stays", "kept")) for row in found[key]]
-    console.table(rows, styles=("quiet",)) if rows else None
-    console.following("llm-pipeline collect" if dry_run and found["removed"] else "llm-pipeline status")
-
-
-def show_pin(model: str, run: str, *, as_json: bool) -> None:
-    """What holds now."""
-    row = views.model_row(model)
-    if as_json:
-        console.document({"model": model, "pinned": row["pinned"], "run_id": run})
-    elif row["pinned"]:
-        console.line(f"{model} stays on {row['pinned']['release'] or row['pinned']['revision']}", "good")
-        console.following(f"llm-pipeline unpin {model}")
-    else:
-        console.line(f"{model} follows its declaration", "good")
-        console.following(f"llm-pipeline up {model}")
 
 
 def remove(dagster: Dagster, rows: list[dict[str, Any]], timeout: float) -> None:

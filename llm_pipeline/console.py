@@ -99,6 +99,12 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def links(chain: Sequence[Mapping[str, Any]]) -> None:
+    """What a model stands on, from the cluster to the router, on one line: `+` holds, `x` does not, `-` not known."""
+    mark, style = {True: "+", False: "x", None: "-"}, {True: "good", False: "bad", None: "quiet"}
+    out.print(Text("  ").join(Text(f"{mark[link['holds']]} {link['link']}", style=style[link["holds"]]) for link in chain))
+
+
 def state(word: str) -> Text:
     """A model's state in its colour."""
     return Text(word, style=STATE_STYLE.get(word, ""))

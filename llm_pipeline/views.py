@@ -12,7 +12,7 @@ from assets.teardown import leftovers as unwanted
 from infra.decisions import Attempt, Decisions, ReleaseRecord
 from infra.declarations import Declared
 from infra.errors import PipelineError, Problem
-from infra.platform import Platform
+from infra.platform import Chain, Platform
 from infra.situation import Situation, look, state_of
 from infra.specs import ModelSpec
 from infra.waiting import Progress
@@ -89,6 +89,8 @@ def row_or_why_not(name: str) -> dict[str, Any]:
 def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | None) -> dict[str, Any]:
     """The row of one observed model."""
     word, problem = state_of(seen)
+    chain = chain_of(seen, platform, word)
+    problem = chain.problem if chain and chain.problem and word == "failed" else problem
     if found is None and word in ("serving", "degraded"):
         problem = Problem(f"{seen.model} runs, and no YAML declares it", next=f"llm-pipeline down {seen.model}, or bring its YAML back")
     live, pin = seen.live, seen.pin
@@ -100,14 +102,32 @@ def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | Non
         "revision": live.revision if live else None, "newest_revision": seen.admitted.revision if seen.admitted else None,
         "pinned": {"release": pin.release, "revision": pin.revision, "until": pin.until, "by": pin.by, "why": pin.why} if pin else None,
         "declared": found is not None, "since": utc(seen.live_since if seen.serves else seen.deployment.since if seen.deployment and seen.wanted else None),
-        "in_flight": seen.in_flight, "replicas": {"ready": live.release.spec.replicas.min if seen.serves and live else 0, "wanted": found.spec.replicas.min if found else None},
-        "endpoint": platform.endpoint.url if seen.wanted else None, "waits": None, "source": None, "asleep": None, "usd_per_hour": 0.0,
+        "in_flight": platform.endpoint.in_flight(live.release.name) if live else None, "replicas": {"ready": live.release.spec.replicas.min if seen.serves and live else 0, "wanted": found.spec.replicas.min if found else None},
+        "endpoint": platform.endpoint.url if seen.wanted else None, "waits": waits_for(chain) if word == "starting" else None, "source": None, "asleep": None,
+        "usd_per_hour": 0.0, "chain": [{"link": link.name, "holds": link.holds, "why": link.why or None} for link in chain.links] if chain else None,
     }  # fmt: skip
+
+
+def chain_of(seen: Situation, platform: Platform, word: str) -> Chain | None:
+    """What a model stands on, link by link, where something is not as it should be and the platform can tell. What serves is not asked about."""
+    if platform.diagnosis is None or word not in ("failed", "starting"):
+        return None
+    release = seen.live.release if seen.live and word == "failed" else seen.desired
+    try:
+        return platform.diagnosis.chain(release, live=bool(seen.live and release.id == seen.live.id)) if release else None
+    except PipelineError:
+        return None  # what could not be asked is told by the row itself
+
+
+def waits_for(chain: Chain | None) -> dict[str, str | None] | None:
+    """What a start is waiting for, as far as its objects show."""
+    link = chain.broken if chain else None
+    return {"why": f"{link.name}: {link.why}", "until": None} if link else None
 
 
 def broken_row(name: str, problem: Problem) -> dict[str, Any]:
     """A model whose YAML does not load."""
-    empty = dict.fromkeys(("cluster", "release", "candidate", "revision", "newest_revision", "pinned", "since", "in_flight", "endpoint", "waits", "source", "asleep", "usd_per_hour"))
+    empty = dict.fromkeys(("cluster", "release", "candidate", "revision", "newest_revision", "pinned", "since", "in_flight", "endpoint", "waits", "source", "asleep", "usd_per_hour", "chain"))
     return {"model": name, "state": "broken", "problem": problem.as_dict(), "declared": True, "replicas": {"ready": 0, "wanted": None}, **empty}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from infra.errors import ConfigError
 from infra.kubernetes.cluster import KubernetesCluster
+from infra.kubernetes.diagnosis import Diagnosis
 from infra.kubernetes.endpoint import KubernetesEndpoint
+from infra.kubernetes.generate import KubernetesManifests
 from infra.kubernetes.gpu_nodepool import KubernetesCapacity
 from infra.kubernetes.image import KubernetesImage
 from infra.kubernetes.inventory import KubernetesInventory
@@ -44,4 +46,6 @@ def platform(settings: Settings, spec: ClusterSpec) -> Platform:
         usage=KubernetesUsage(endpoint, live(records)),
         inventory=KubernetesInventory(place, service, endpoint),
         sweep_pause=SWEEP_PAUSE,
+        diagnosis=Diagnosis(place, endpoint),
+        manifests=KubernetesManifests(place, spec.kubernetes.kuberay == "install", image, weights, service, endpoint),
     )

@@ -1,7 +1,8 @@
 """The API server, thinly: objects are plain dicts, every call has a timeout, every refusal is one of our errors.
 
 Reading, applying and deleting are repeated when a connection breaks or the server is busy, since doing them twice is doing them once. Creating
-and replacing are not: whether the first try counted is for the caller to find out.
+and replacing are not: whether the first try counted is for the caller to find out. Whoever is not believed any more reads the kubeconfig once
+again: tokens in files and those of plugins are changed by others.
 
     with Api.open(kubeconfig, context) as api:
         api.apply(manifest)
@@ -13,14 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, Conflict, Timeout
 from infra.kubernetes import failures, kinds
 from infra.kubernetes.failures import Gone
 from infra.kubernetes.kinds import Kind
@@ -53,30 +55,14 @@ class Listing:
 class Api:
     """One context of one kubeconfig. Made by `open`; safe to share between threads."""
 
-    def __init__(self, client: Any, context: str) -> None:
-        self._client, self.context = client, context
+    def __init__(self, load: Callable[[], Any], context: str) -> None:
+        self._load, self._client, self.context = load, load(), context
+        self._renewing = threading.Lock()
 
     @classmethod
     def open(cls, kubeconfig: str, context: str) -> Self:
         """Reads the kubeconfig (several, apart by a colon, count as one); asks nobody yet. A context that is not in it is an error that names those that are."""
-        from kubernetes import config
-        from kubernetes.config.config_exception import ConfigException
-
-        path = str(kubeconfig)
-        try:
-            found, _ = config.list_kube_config_contexts(config_file=str(path))
-            names = sorted(row["name"] for row in found)
-            if context not in names:
-                raise ConfigError(
-                    f"there is no context {context} in {path}", why=f"it has {', '.join(names) or 'none'}",
-                    next="name one of them as kubernetes.context; the current one is never taken by itself",
-                )  # fmt: skip
-            client = config.new_client_from_config(config_file=str(path), context=context)
-        except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} can not be used", why=f"{type(error).__name__}: {error}", next=f"kubectl --kubeconfig {path} config view") from error
-        client.configuration.retries = False
-        client.rest_client.pool_manager.connection_pool_kw["retries"] = False
-        return cls(client, context)
+        return cls(lambda: _client(str(kubeconfig), context), context)
 
     # ------------------------------------------------ who it is
 
@@ -92,13 +78,12 @@ class Api:
 
     def version(self) -> str:
         """Of the server, as `v1.35.4`."""
-        with self._raw("GET", "/version", read=CONNECT_SECONDS) as answer:
-            return str(json.loads(answer.read())["gitVersion"])
+        return str(self._again(lambda: self.call("GET", "/version"))["gitVersion"])
 
     def serves(self, kind: Kind) -> bool:
         """Whether the server knows this kind."""
         try:
-            found = self.call("GET", kind.root)
+            found = self._again(lambda: self.call("GET", kind.root))
         except failures.Absent:
             return False
         return any(row["name"] == kind.plural for row in found["resources"])
@@ -107,12 +92,12 @@ class Api:
         """Whether we may do this (to the one of this name, to any), as the server says."""
         what = {"verb": verb, "group": kind.group, "resource": kind.plural, "subresource": sub, "namespace": namespace or "", "name": name}
         review = {"apiVersion": kinds.REVIEW.api_version, "kind": kinds.REVIEW.name, "spec": {"resourceAttributes": what}}
-        return bool(self.call("POST", kinds.REVIEW.path(), body=review)["status"]["allowed"])
+        return bool(self._again(lambda: self.call("POST", kinds.REVIEW.path(), body=review))["status"]["allowed"])
 
     def rules(self, namespace: str) -> tuple[Object, ...]:
         """What we may do in this namespace, as far as the server can list it."""
         review = {"apiVersion": kinds.RULES.api_version, "kind": kinds.RULES.name, "spec": {"namespace": namespace}}
-        return tuple(self.call("POST", kinds.RULES.path(), body=review)["status"]["resourceRules"])
+        return tuple(self._again(lambda: self.call("POST", kinds.RULES.path(), body=review))["status"]["resourceRules"])
 
     # ------------------------------------------------ reading
 
@@ -179,9 +164,13 @@ class Api:
     def log(self, namespace: str, pod: str, container: str = "", *, previous: bool = False, lines: int = 200) -> str:
         """The last lines of a container; empty when there are none to be had (not started, or gone)."""
         query = {"container": container, "previous": "true" if previous else "", "tailLines": lines}
-        try:
+
+        def read() -> str:
             with self._raw("GET", kinds.POD.path(namespace, pod, "log"), query) as answer:
-                return bytes(answer.read()).decode(errors="replace")
+                return answer.read().decode(errors="replace")
+
+        try:
+            return self._again(read)
         except (failures.Absent, ConfigError):
             return ""
 
@@ -192,7 +181,7 @@ class Api:
         kind, meta = kind_of(manifest), manifest["metadata"]
         query = {"fieldManager": MANAGER, "force": "true"}
         path = kind.path(meta.get("namespace"), meta["name"])
-        return self._again(lambda: self.call("PATCH", path, query, manifest, content="application/apply-patch+yaml"))
+        return self._again(lambda: self.call("PATCH", path, query, manifest, content="application/apply-patch+yaml"), Conflict)
 
     def create(self, manifest: Object) -> Object:
         """Makes it; `Conflict` when there is one of that name."""
@@ -205,7 +194,7 @@ class Api:
 
     def merge(self, kind: Kind, name: str, namespace: str | None, patch: Object) -> Object:
         """A merge patch."""
-        return self._again(lambda: self.call("PATCH", kind.path(namespace, name), {"fieldManager": MANAGER}, patch, content="application/merge-patch+json"))
+        return self._again(lambda: self.call("PATCH", kind.path(namespace, name), {"fieldManager": MANAGER}, patch, content="application/merge-patch+json"), Conflict)
 
     def delete(
         self, kind: Kind, name: str, namespace: str | None = None, *, uid: str = "", version: str = "", grace: int | None = None, foreground: bool = False
@@ -228,7 +217,7 @@ class Api:
     def proxy(self, kind: Kind, namespace: str, name: str, port: int | str, timeout: float, headers: Mapping[str, str] | None = None) -> httpx.Client:
         """HTTP to a pod or a service, through the API server. `Authorization` is the server's own: what lies behind it never sees one."""
         base = self.server + kind.path(namespace, f"{name}:{port}", "proxy")
-        return httpx.Client(base_url=base, verify=self._trust(), auth=self._sign, headers=headers, timeout=timeout, trust_env=False)
+        return httpx.Client(base_url=base, verify=self._trust(), auth=Signed(self), headers=headers, timeout=timeout, trust_env=False)
 
     # ------------------------------------------------ the call itself
 
@@ -257,17 +246,43 @@ class Api:
     ) -> failures.Answer:  # fmt: skip
         given = [(key, value) for key, value in (query or {}).items() if value not in (None, "")]
         headers = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER}
-        return failures.answered(
-            lambda: self._client.call_api(
-                path, method, query_params=given, header_params=headers, body=body, auth_settings=["BearerToken"],
-                _preload_content=False, _request_timeout=(CONNECT_SECONDS, read),
-            ),
-            f"{method} {path}", self.server,
-        )  # fmt: skip
+
+        def ask(client: Any) -> failures.Answer:
+            return failures.answered(
+                lambda: client.call_api(
+                    path, method, query_params=given, header_params=headers, body=body, auth_settings=["BearerToken"],
+                    _preload_content=False, _request_timeout=(CONNECT_SECONDS, read),
+                ),
+                f"{method} {path}", self.server,
+            )  # fmt: skip
+
+        client = self._client
+        try:
+            return ask(client)
+        except failures.Unbelieved:
+            if not self.renew(client):
+                raise
+            return ask(self._client)
 
     @staticmethod
-    def _again(call: Callable[[], T]) -> T:
-        return retry(call, attempts=4, pause=0.5, on=(failures.Busy,), progress=Progress(30))
+    def _again(call: Callable[[], T], *more: type[Exception]) -> T:
+        try:
+            return retry(call, attempts=4, pause=0.5, on=(failures.Busy, *more), progress=Progress(30))
+        except Timeout as error:  # of these tries alone: whoever waits for something else goes on
+            raise failures.Busy("the API server answers too slowly", why=error.problem.why, next="run the same command again when it is less busy") from error
+
+    def renew(self, refused: Any) -> bool:
+        """Reads the kubeconfig again after the server did not believe this client; whether we have other credentials now."""
+        with self._renewing:
+            if self._client is refused:
+                try:
+                    fresh = self._load()
+                except ConfigError:  # written anew at this very moment, or gone: the refusal is the better word
+                    return False
+                if _credentials(fresh) in ("", _credentials(refused)):
+                    return False
+                self._client = fresh
+        return True
 
     def _trust(self) -> ssl.SSLContext:
         ours = self._client.configuration
@@ -282,12 +297,50 @@ class Api:
 
     def _sign(self, request: httpx.Request) -> httpx.Request:
         """The kubeconfig's token, asked for each time: an exec plugin's expires."""
-        told = self._client.configuration.auth_settings().get("BearerToken")
-        if told:
-            request.headers["Authorization"] = told["value"]
+        if told := _credentials(self._client):
+            request.headers["Authorization"] = told
         return request
+
+
+class Signed(httpx.Auth):
+    """Requests in the name of an `Api`: where it is not believed any more, once again with what its kubeconfig has by now."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        client = self._api._client
+        answer = yield self._api._sign(request)
+        if answer.status_code == 401 and self._api.renew(client):
+            yield self._api._sign(request)
 
 
 def kind_of(manifest: Object) -> Kind:
     """The kind that a manifest names."""
     return kinds.KINDS[manifest["apiVersion"], manifest["kind"]]
+
+
+def _client(path: str, context: str) -> Any:
+    """The client for one context of a kubeconfig. ConfigError for what can not be read, and for a context that is not there."""
+    from kubernetes import config
+    from kubernetes.config.config_exception import ConfigException
+
+    try:
+        found, _ = config.list_kube_config_contexts(config_file=path)
+        names = sorted(row["name"] for row in found)
+        if context not in names:
+            raise ConfigError(
+                f"there is no context {context} in {path}", why=f"it has {', '.join(names) or 'none'}",
+                next="name one of them as kubernetes.context; the current one is never taken by itself",
+            )  # fmt: skip
+        client = config.new_client_from_config(config_file=path, context=context)
+    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} can not be used", why=f"{type(error).__name__}: {error}", next=f"kubectl --kubeconfig {path} config view") from error
+    client.configuration.retries = False
+    client.rest_client.pool_manager.connection_pool_kw["retries"] = False
+    return client
+
+
+def _credentials(client: Any) -> str:
+    """The token that it shows; empty where it has a certificate, or nothing."""
+    return str((client.configuration.auth_settings().get("BearerToken") or {}).get("value") or "")

@@ -27,7 +27,7 @@ from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place
 from infra.kubernetes.removal import gone
 from infra.kubernetes.router_manifest import PORT, ROUTER, model_service
-from infra.kubernetes.router_pods import RouterPods, each
+from infra.kubernetes.router_pods import ANSWER_SECONDS, RouterPods, each
 from infra.kubernetes.router_push import Push
 from infra.kubernetes.writes import write
 from infra.platform import EndpointState, Records, Route
@@ -42,6 +42,9 @@ EMPTY = Table(0, {}, router.HOLD)
 
 FRESH = 2.0
 """Seconds for which one look is good enough for `observe`. What this process changes itself is seen at once."""
+
+NOBODY = 503
+"""What the API server answers for a Service without a pod that is ready."""
 
 CUT_SECONDS = 2
 """What the last answers get when the whole router goes."""
@@ -97,10 +100,12 @@ class KubernetesEndpoint:
         up = Up(route.release, *route.address)
         with self._alone(route.model, progress):
             before = self._stored() or Stored(secrets.token_hex(32), EMPTY, "")
-            there = self._there(self._manifests(before.token, route, progress), progress)
+            there = self._there(self.rendered(route.model, self._image.pinned(self.reference, progress), before.token), progress)
             stored = self._change(before, lambda table: table if table.routes.get(route.served_name) == up else table.with_route(route.served_name, up))
             made = [self._put(manifest, found) for manifest, found in there]
             late = self._push(stored, progress)
+            if late or any(made):
+                self._reached(progress)
         changed = stored is not before or any(made) or late
         return EndpointState(self.url, healthy=True, release=route.release, generation=stored.table.generation, changed=changed)
 
@@ -127,6 +132,26 @@ class KubernetesEndpoint:
         made = self._place.api.proxy(kinds.SERVICE, self._place.namespace, ROUTER, PORT, timeout, {"x-api-key": key} if key else None)
         made.base_url = made.base_url.join("v1/")
         return made
+
+    @property
+    def reference(self) -> str:
+        """The image of the router, as declared."""
+        return self._wanted.image or IMAGE
+
+    def rendered(self, model: str, image: str, token: str = "") -> list[Object]:
+        """Everything but the Secret. Asks nobody."""
+        return manifests.manifests(self._place, image, self._wanted.replicas, token, model)
+
+    def wanted(self, model: str, image: str) -> list[Object]:
+        """Everything but the Secret as `apply` would send it now; `image`: by digest."""
+        stored = self._stored()
+        return self.rendered(model, image, stored.token if stored else "")
+
+    def routed(self, served_name: str) -> str | None:
+        """The release that the table which counts sends this name to; no router is asked."""
+        stored = self._stored()
+        found = stored.table.routes.get(served_name) if stored else None
+        return found.release if isinstance(found, Up) else None
 
     def in_flight(self, release: str) -> int | None:
         state = self.state()
@@ -187,6 +212,19 @@ class KubernetesEndpoint:
         """Every router has it. True: one did not have it before."""
         return Push(self._place, RouterPods(self._place, stored.token), stored.table, ready=ready).everywhere(progress)
 
+    def _reached(self, progress: Progress) -> None:
+        """Waits until the Service leads to a router that is ready: the API server hears of it a moment after the pod itself told."""
+
+        def answered() -> bool | None:
+            try:
+                return http.get("/health").status_code != NOBODY or None
+            except httpx.TransportError:
+                return None
+
+        progress.phase("router", "its service")
+        with self._place.api.proxy(kinds.SERVICE, self._place.namespace, ROUTER, PORT, ANSWER_SECONDS) as http:
+            progress.until(answered, every=1)
+
     def _look(self) -> Look | None:
         """Raises Transient when a router to which requests go can not be asked."""
         stored = self._stored()
@@ -198,14 +236,6 @@ class KubernetesEndpoint:
         return Look(stored.table, tuple(tables), frozenset(services))
 
     # ------------------------------------------------ the objects
-
-    def _manifests(self, token: str, route: Route, progress: Progress) -> list[Object]:
-        """Everything but the Secret."""
-        here, image = self._place, self._image.pinned(self._wanted.image or IMAGE, progress)
-        return [
-            manifests.config_map(here), manifests.deployment(here, image, self._wanted.replicas, token), manifests.budget(here), manifests.service(here),
-            manifests.service(here, model_service(route.model), route.model),
-        ]  # fmt: skip
 
     def _there(self, wanted: Sequence[Object], progress: Progress) -> list[tuple[Object, Object | None]]:
         """What is to be put, beside what is there. A model's additional name may be somebody else's, who keeps it; of nothing else."""

@@ -1,6 +1,6 @@
 """What the API server's refusals mean in our words; and an answer that is still being read.
 
-    401              Denied            who we are was not believed
+    401              Denied            who we are was not believed (Unbelieved, for the caller)
     403              Denied            we may not: which verb, which kind, where
     404              Absent            for the caller
     409              Conflict          somebody else was first
@@ -16,10 +16,15 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
+import httpx
+
 from infra.errors import ConfigError, Conflict, Denied, PipelineError, Transient, redact
 from infra.kubernetes.kinds import Kind
 
 T = TypeVar("T")
+
+NOBODY = ("no endpoints available", "error trying to reach service")
+"""What the API server says when it did ask, and nobody answered."""
 
 
 class Absent(Transient):
@@ -32,6 +37,10 @@ class Gone(Transient):
 
 class Busy(Transient):
     """No answer, or a server that can not answer now."""
+
+
+class Unbelieved(Denied):
+    """Our credentials do not count, or not any more."""
 
 
 class Answer:
@@ -59,6 +68,14 @@ class Answer:
 
     def __exit__(self, *_: object) -> None:
         self._response.close()
+
+
+def of_the_server(answer: httpx.Response) -> bool:
+    """Whether an answer that came through the proxy is a refusal of the API server's own: it is busy, say, and tells nothing of what lies behind."""
+    if answer.is_success:
+        return False
+    told = _status(answer.content)
+    return told.get("kind") == "Status" and not any(words in str(told.get("message")) for words in NOBODY)
 
 
 def answered(call: Callable[[], Any], what: str, server: str) -> Answer:
@@ -124,7 +141,7 @@ def _status(body: Any) -> dict[str, Any]:
 def _mapped(status: int, told: dict[str, Any], what: str, server: str, after: str | None) -> PipelineError:
     why = redact(str(told.get("message") or f"status {status}"))
     if status == 401:
-        return Denied(f"{server} does not believe who we are", why=why, next="look at the user of this context: has its token or certificate expired?")
+        return Unbelieved(f"{server} does not believe who we are", why=why, next="look at the user of this context: has its token or certificate expired?")
     if status == 403:
         return Denied(f"we may not do this: {what}", why=why, next="give this user the rights that `llm-pipeline doctor --rbac` prints")
     if status == 404:

@@ -12,20 +12,20 @@ Upstream     deployment            Downstream     ray_service
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from infra.errors import CapacityError, ConfigError
 from infra.footprint import planned
-from infra.kubernetes import karpenter, kinds, nodes, room
+from infra.kubernetes import karpenter, kinds, nodes, quota, room, weights_job
 from infra.kubernetes.api import Object
 from infra.kubernetes.nodes import Node, Wish, amount
-from infra.kubernetes.place import RELEASE, Place
+from infra.kubernetes.place import PART, RELEASE, Place
 from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.records import KubernetesRecords
-from infra.kubernetes.requests import Requests, requests
+from infra.kubernetes.requests import PodRequests, Requests, requests
 from infra.kubernetes.weights_claim import Claim
 from infra.platform import Capacity, Release, model_of
 from infra.waiting import Progress
@@ -66,9 +66,10 @@ class KubernetesCapacity:
         staying = [pod for pod in nodes.living(self._place.api) if not (self._mine(pod) and _release(pod) in away)]
         found = nodes.look(self._place.api, staying)
         wishes = [nodes.wish(one, self._place.block) for one in asked.pods]
-        if never := self._never(wishes, found):
-            return Capacity(fits=False, why=never, needs=_needs(asked), free=_free(wishes, found))
-        return self._judged(release, asked, wishes, self._taken(found, staying, away))
+        promised = room.promised(self._place, staying, away)
+        if why := self._never(wishes, found) or self._over_quota(asked, staying, promised):
+            return Capacity(fits=False, why=why, needs=_needs(asked), free=_free(wishes, found))
+        return self._judged(asked, wishes, self._taken(found, staying, promised))
 
     @contextmanager
     def reserve(self, release: Release, progress: Progress, without: tuple[str, ...] = ()) -> Iterator[Capacity]:
@@ -98,6 +99,8 @@ class KubernetesCapacity:
                 f"{release.name} can never run on this cluster", why=never,
                 next="correct resources, or kubernetes.node_selector and kubernetes.tolerations; or add such a node",
             )  # fmt: skip
+        if over := quota.refusal(quota.ceilings(self._place), self._asked(release).pods):
+            raise ConfigError(f"{release.name} can never run in the namespace {self._place.namespace}", why=over, next="raise the ResourceQuota, or lower resources or replicas in the declaration")
 
     def _never(self, wishes: Sequence[Wish], found: Sequence[Node]) -> str:
         """Why one of the pods fits on no node, as nodes are made; empty: each fits on one, or Karpenter may make one."""
@@ -106,7 +109,12 @@ class KubernetesCapacity:
                 return "" if self._karpenter() else f"needs {_told(wish)} on one node; {nodes.reasons(found, wish, total=True)}"
         return ""
 
-    def _judged(self, release: Release, asked: Requests, wishes: Sequence[Wish], now: Sequence[Node]) -> Capacity:
+    def _over_quota(self, asked: Requests, staying: Sequence[Object], promised: Mapping[str, Sequence[PodRequests]]) -> str:
+        """What a quota of our namespace refuses beside what stays there; empty: nothing. A pod that fills weights is gone by then."""
+        here = [pod for pod in staying if pod["metadata"]["namespace"] == self._place.namespace and (pod["metadata"].get("labels") or {}).get(PART) != weights_job.PART]
+        return quota.refusal(quota.ceilings(self._place), asked.pods, here, [one for asks in promised.values() for one in asks])
+
+    def _judged(self, asked: Requests, wishes: Sequence[Wish], now: Sequence[Node]) -> Capacity:
         _, short = nodes.placed(wishes, now)
         needs, free = _needs(asked), _free(wishes, now)
         if short is None:
@@ -116,12 +124,12 @@ class KubernetesCapacity:
             return Capacity(fits=True, why=f"{why}; Karpenter may make a node", needs=needs, free=free)
         return Capacity(fits=False, why=why, needs=needs, free=free)
 
-    def _taken(self, found: Sequence[Node], pods: Sequence[Object], aside: tuple[str, ...]) -> Sequence[Node]:
+    def _taken(self, found: Sequence[Node], pods: Sequence[Object], promised: Mapping[str, Sequence[PodRequests]]) -> Sequence[Node]:
         """The nodes with what is about to come onto them: pods of ours that wait for a node, and room that others got."""
         waiting = [nodes.of_pod(pod) for pod in pods if self._mine(pod) and not pod["spec"].get("nodeName")]
-        promised = [nodes.wish(one, self._place.block) for asks in room.promised(self._place, pods, aside).values() for one in asks]
+        kept = [nodes.wish(one, self._place.block) for asks in promised.values() for one in asks]
         now = found
-        for wish in (*waiting, *promised):
+        for wish in (*waiting, *kept):
             now, _ = nodes.placed([wish], now)
         return now
 

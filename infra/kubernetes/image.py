@@ -3,7 +3,7 @@
 A tag is resolved once, and the answer is kept in the namespace: what is served does not depend on the day, and the loop asks no registry.
 Another tag, or a digest, is how another image is taken.
 
-    ConfigMap image-<hash of the reference>     data: reference, digest
+    ConfigMap image-<hash of the reference>     data: reference, digest, and the version of Ray where the image says it
 
 Upstream     deployment            Downstream     ray_service
 """
@@ -17,7 +17,7 @@ import re
 import time
 from typing import Any
 
-from infra.errors import ConfigError, Conflict, Transient
+from infra.errors import ConfigError, Conflict, PipelineError, Transient
 from infra.kubernetes import kinds, registry
 from infra.kubernetes.api import Object
 from infra.kubernetes.failures import Absent
@@ -34,6 +34,9 @@ DIGEST = "llm-pipeline/digest"
 FOR_GPU = "rayproject/ray-llm:2.58.0-py312-cu130"
 """Ray's own image with vLLM, for releases with a GPU that name none. It needs a driver of at least 580."""
 
+RAY_VERSION, VERSION = "llm-pipeline.ray-version", r"\d+\.\d+\.\d+"
+"""Label of an engine's image (infra/serving/Dockerfile sets it), and what its value looks like."""
+
 REMEMBER = 60.0
 """Seconds for which an answer is not asked for again, not even in the cluster."""
 
@@ -46,13 +49,26 @@ class KubernetesImage:
         self._known: dict[str, tuple[float, str]] = {}
 
     def resolve(self, spec: ModelSpec, progress: Progress) -> str:
+        return self.pinned(self.reference(spec), progress)
+
+    @staticmethod
+    def reference(spec: ModelSpec) -> str:
+        """What the declaration names, or the one that everybody may take."""
         reference = spec.image or (FOR_GPU if spec.resources.gpu else "")
         if not reference:
             raise ConfigError(
                 f"{spec.name} names no image", why="for releases without a GPU there is none that everybody may take",
                 next="docker build --build-arg FLAVOUR=cpu --tag REGISTRY/llm-engine:cpu infra/serving && docker push REGISTRY/llm-engine:cpu; then set image: REGISTRY/llm-engine:cpu",
             )  # fmt: skip
-        return self.pinned(reference, progress)
+        return reference
+
+    def named(self, reference: str, progress: Progress) -> str:
+        """As `pinned`, and nothing is kept: for whoever only looks. One by its digest asks nobody."""
+        parsed = Reference.of(reference)
+        if parsed.digest:
+            return parsed.at(parsed.digest)
+        kept = _digest(self._place.api.glance(kinds.CONFIG_MAP, _name(reference), self._place.namespace))
+        return parsed.at(kept or registry.digest(parsed, self._login(parsed.host)))
 
     def pinned(self, reference: str, progress: Progress) -> str:
         """The image by its digest: as written, as kept, or as the registry says now, which is then kept."""
@@ -90,9 +106,7 @@ class KubernetesImage:
     # ------------------------------------------------ private
 
     def _kept(self, reference: str) -> str:
-        found = self._place.api.get(kinds.CONFIG_MAP, _name(reference), self._place.namespace)
-        said = str((found or {}).get("data", {}).get("digest", ""))
-        return said if registry.DIGEST.fullmatch(said) else ""
+        return _digest(self._place.api.get(kinds.CONFIG_MAP, _name(reference), self._place.namespace))
 
     def _ask(self, reference: str, parsed: Reference, progress: Progress) -> str:
         """From the registry, and kept: what another process kept meanwhile wins."""
@@ -101,13 +115,23 @@ class KubernetesImage:
         digest = retry(lambda: registry.digest(parsed, login), attempts=3, pause=1.0, on=(Transient,), progress=progress)
         meta = self._place.meta(_name(reference), PART)
         meta["labels"][DIGEST] = digest[7:23]
+        version = self._told(parsed, digest, login)
+        data = {"reference": reference, "digest": digest, **({"ray": version} if version else {})}
         try:
-            self._place.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"reference": reference, "digest": digest}})
+            self._place.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
         except Conflict:
             return self._kept(reference) or digest
         except Absent:  # no namespace yet: a look at what would be done
             return digest
         return digest
+
+    def _told(self, parsed: Reference, digest: str, login: registry.Login | None) -> str:
+        """The version of Ray by the image's own label. Empty where it has none, or does not tell: Ray then asks for no token, and all else is the same."""
+        try:
+            version = registry.labels(parsed, digest, login).get(RAY_VERSION, "")
+        except (PipelineError, KeyError, TypeError, AttributeError):  # the last three: documents of another shape
+            return ""
+        return version if re.fullmatch(VERSION, version) else ""
 
     def _login(self, host: str) -> registry.Login | None:
         name = self._place.block.image_pull_secret
@@ -124,14 +148,25 @@ class KubernetesImage:
             ) from error  # fmt: skip
 
     def _versions(self, image: Reference) -> dict[str, str]:
-        """What the tag says that led to it, of images of Ray's own."""
-        tags = [str(item["data"]["reference"]) for item in self._pins(image)]
-        found = [match[1] for tag in tags if (match := re.search(r"(?:^|/)rayproject/ray(?:-llm)?:(\d+\.\d+\.\d+)", tag))]
+        """What its label said when it was resolved; else, of images of Ray's own, what the tag says that led to it."""
+        rows = [item["data"] for item in self._pins(image)]
+        found = [version for row in rows if (version := str(row.get("ray", "")) or ray_of(str(row["reference"])))]
         return {"ray": found[0]} if found else {}
 
     def _pins(self, image: Reference) -> tuple[Object, ...]:
         items = self._place.api.list(kinds.CONFIG_MAP, self._place.namespace, f"{self._place.selector(PART)},{DIGEST}={image.digest[7:23]}").items
         return tuple(item for item in items if item.get("data", {}).get("digest") == image.digest)
+
+
+def ray_of(reference: str) -> str:
+    """The version of Ray as the tag of an image of Ray's own says it; empty: it does not."""
+    found = re.search(rf"(?:^|/)rayproject/ray(?:-llm)?:({VERSION})", reference)
+    return found[1] if found else ""
+
+
+def _digest(found: Object | None) -> str:
+    said = str(((found or {}).get("data") or {}).get("digest", ""))
+    return said if registry.DIGEST.fullmatch(said) else ""
 
 
 def _name(reference: str) -> str:

@@ -4,7 +4,7 @@
     weights                                   one row per claim, with its bytes; a Job that fills it belongs to it. Data
     records, resolved images, KubeRay         one row each. Data: the operator that we put serves the next model too
     locks                                     one row each, when the holder is dead: a living one says that somebody works
-    the namespace                             last, when we made it and nobody else has anything in it. Data: it goes with the rest, or stays
+    the namespace                             last, when we made it and nobody else has anything in it, no account either. Data: it goes with the rest, or stays
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class KubernetesInventory:
     def find(self) -> tuple[Leftover, ...]:
         space = self._place.api.get(kinds.NAMESPACE, self._place.namespace)
         made = space is not None and namespace.made_by_us(self._place, space)
-        searched = (*SEARCHED, *kuberay.INSTALLED) if self._place.block.kuberay == "install" else SEARCHED
+        searched = (*SEARCHED, *kuberay.INSTALLED) if made or self._place.block.kuberay == "install" else SEARCHED
         seen = [Thing(kind, item) for kind in searched for item in self._listed(kind, everything=made)] if space else []
         ours = [thing for thing in seen if self._ours(thing)]
         volumes = self._place.api.list(kinds.VOLUME).items

@@ -18,6 +18,8 @@ from typing import Any
 
 from infra import weights
 from infra.errors import Transient
+from infra.kubernetes import weights_job
+from infra.kubernetes.api import Object
 from infra.kubernetes.inside.order import Order
 from infra.kubernetes.place import Place
 from infra.kubernetes.weights_claim import Claim, Told
@@ -114,6 +116,12 @@ class KubernetesWeights:
     def config(self, release: Release) -> dict[str, Any]:
         """The model's config.json, without what is too large to plan with; empty while the files are not there."""
         return self._claim.config(release.manifest)
+
+    def manifests(self, release: Release) -> tuple[Object, ...]:
+        """What filling the claim sends, the claim first. Asks nobody; how the claim is mounted and on which nodes is decided by the cluster."""
+        task = self._task(release, "fill", ())
+        secret = [weights_job.secret(self._place, task, "")] if task.token == (task.name, "token") else []
+        return (weights_job.claim(self._place, release.manifest, release.model, "ReadWriteMany"), weights_job.code(self._place, task), *secret, weights_job.job(self._place, task))
 
     # ------------------------------------------------ private
 

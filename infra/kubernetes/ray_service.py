@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import httpx
 
 from infra import engine
-from infra.errors import Blocked, Problem, Transient
-from infra.kubernetes import kinds, rayservice_manifest, reading, removal, replicas, server_manifest, startup
+from infra.errors import Blocked, Problem, Timeout, Transient
+from infra.kubernetes import diagnosis, failures, kinds, rayservice_manifest, reading, removal, replicas, server_manifest, startup
 from infra.kubernetes.api import Object, kind_of
 from infra.kubernetes.place import CLUSTER, OURS, RELEASE, Place, object_name
 from infra.kubernetes.pod_logs import PodLogs
@@ -79,13 +79,14 @@ class KubernetesService:
         main = self._main(release)
         was_up = bool(main and _told(main, self._service(release)))
         self._make(release, progress, main)
-        began, outcome = time.time(), startup.wait_ready(self.place, release, lambda: self._one_token(release), progress, was_up=was_up)
+        began, outcome = time.time(), self._awaited(release, progress, was_up=was_up)
         if outcome.error and was_up:
             self._make(release, progress, None)
-            outcome = startup.wait_ready(self.place, release, lambda: self._one_token(release), progress)
+            outcome = self._awaited(release, progress)
         if outcome.error:
+            error = diagnosis.explained(self.place, release, outcome.error)
             self.remove(release.name, progress)
-            raise outcome.error
+            raise error
         return self._note(release, outcome, progress, began)
 
     def delete(self, release: Release, progress: Progress) -> None:
@@ -114,7 +115,7 @@ class KubernetesService:
         if state.in_place == release.in_place:
             return state
         replicas.adjust(self.place, self._serving(release), main)
-        began, outcome = time.time(), startup.wait_ready(self.place, release, lambda: self._one_token(release), progress, was_up=True)
+        began, outcome = time.time(), self._awaited(release, progress, was_up=True)
         if outcome.error:
             raise outcome.error
         return self._note(release, outcome, progress, began)
@@ -166,7 +167,7 @@ class KubernetesService:
                 answer = client.get(path)
         except httpx.HTTPError as error:
             raise Transient(f"{state.release} does not answer in {HEALTH_SECONDS:.0f} s", why=f"{type(error).__name__}: {error}") from error
-        if answer.status_code in (401, 403):
+        if answer.status_code in (401, 403) or failures.of_the_server(answer):
             raise Transient(f"{state.release} can not be asked", why=f"the API server's proxy answers {answer.status_code}: {engine.clean(answer.text)}")
         return "" if answer.status_code == 200 else f"{path} answers {answer.status_code}: {engine.clean(answer.text)[:160]}"
 
@@ -197,6 +198,13 @@ class KubernetesService:
         config, image = self._weights.config(release), self._image.observe(release)
         ray = image.versions.get("ray", "") if image else ""
         return Serving(release, requests(release, config), self._weights.claim(release), config, ray)
+
+    def _awaited(self, release: Release, progress: Progress, *, was_up: bool = False) -> startup.Outcome:
+        """A wait that reached its deadline says which link of the chain it stood at."""
+        try:
+            return startup.wait_ready(self.place, release, lambda: self._one_token(release), progress, was_up=was_up)
+        except Timeout as error:
+            raise diagnosis.explained(self.place, release, error) from error
 
     def _note(self, release: Release, outcome: startup.Outcome, progress: Progress, began: float) -> ServiceState:
         """Writes down how it came up, and what it is then. `began`: since when it was awaited."""

@@ -51,7 +51,7 @@ def stage(main: Object, pods: Sequence[Object]) -> Stage:
         if not placed or placed["status"] != "True":
             return Stage(SCHEDULE, (placed or {}).get("message") or pod["metadata"]["name"], unix(pod["metadata"]["creationTimestamp"]))
     for pod in pods:
-        if not _began(pod):
+        if not began(pod):
             return Stage(IMAGE, f"{pod['metadata']['name']} on {pod['spec'].get('nodeName', '?')}", max(_placed(pod) for pod in pods))
     if not ray:
         return Stage("engine: import", "", None)
@@ -74,6 +74,13 @@ def containers(pod: Object) -> dict[str, Object]:
 def runs(pod: Object, container: str) -> bool:
     """Whether this container of it runs."""
     return bool((containers(pod).get(container, {}).get("state") or {}).get("running"))
+
+
+def began(pod: Object) -> bool:
+    """Whether any container of it ever ran: its image is there, its volumes are mounted."""
+    status = pod.get("status") or {}
+    rows = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return any((row.get("state") or {}).keys() & {"running", "terminated"} or row.get("lastState") for row in rows)
 
 
 def latest(events: Sequence[Object]) -> list[Object]:
@@ -123,13 +130,6 @@ def _told_at(event: Object) -> float:
 
 def _named(pod: Object, container: str) -> bool:
     return any(row["name"] == container for row in pod["spec"]["containers"])
-
-
-def _began(pod: Object) -> bool:
-    """Whether any container of it ever ran: its image is there, its volumes are mounted."""
-    status = pod.get("status") or {}
-    rows = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    return any((row.get("state") or {}).keys() & {"running", "terminated"} or row.get("lastState") for row in rows)
 
 
 def _placed(pod: Object) -> float:

@@ -80,21 +80,17 @@ class Login:
 
 def digest(reference: Reference, login: Login | None) -> str:
     """Asks the registry. Raises ConfigError for what is not there, Denied for what may not be read, Transient for the rest."""
-    base = f"{'http' if here(f'//{reference.host}') else 'https'}://{HUB_API if reference.host == HUB else reference.host}"
-    url = f"{base}/v2/{reference.repository}/manifests/{reference.tag}"
-    try:
-        with httpx.Client(timeout=SECONDS, follow_redirects=True, trust_env=not here(base)) as client:
-            reply = _manifest(client, url, "")
-            if reply.status_code == 401:
-                reply = _manifest(client, url, _permit(client, reference, reply, login))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Transient(
-            f"the registry {reference.host} does not answer", why=f"{type(error).__name__}: {error}",
-            next=f"look whether this machine reaches it; or name {reference.name} by its digest, which needs no registry",
-        ) from error  # fmt: skip
-    if reply.status_code != 200:
-        raise _refusal(reference, reply, login)
-    return _proved(reference, reply)
+    return _proved(reference, _fetch(reference, f"manifests/{reference.tag}", login))
+
+
+def labels(reference: Reference, digest: str, login: Login | None) -> dict[str, str]:
+    """Those of the image with this digest; of an index, of the first of its images. Raises as `digest`."""
+    manifest = _document(_fetch(reference, f"manifests/{digest}", login).content)
+    if listed := [row["digest"] for row in manifest.get("manifests") or () if (row.get("platform") or {}).get("os") != "unknown"]:
+        manifest = _document(_fetch(reference, f"manifests/{listed[0]}", login).content)
+    config = (manifest.get("config") or {}).get("digest")
+    found = _document(_fetch(reference, f"blobs/{config}", login).content) if config else {}
+    return {str(key): str(value) for key, value in ((found.get("config") or {}).get("Labels") or {}).items()}
 
 
 def login(config: Mapping[str, Any], host: str) -> Login | None:
@@ -111,6 +107,25 @@ def login(config: Mapping[str, Any], host: str) -> Login | None:
 
 
 # ------------------------------------------------ private
+
+
+def _fetch(reference: Reference, what: str, login: Login | None) -> httpx.Response:
+    """One document of a repository, with whatever the registry wants to see first."""
+    base = f"{'http' if here(f'//{reference.host}') else 'https'}://{HUB_API if reference.host == HUB else reference.host}"
+    url = f"{base}/v2/{reference.repository}/{what}"
+    try:
+        with httpx.Client(timeout=SECONDS, follow_redirects=True, trust_env=not here(base)) as client:
+            reply = _manifest(client, url, "")
+            if reply.status_code == 401:
+                reply = _manifest(client, url, _permit(client, reference, reply, login))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Transient(
+            f"the registry {reference.host} does not answer", why=f"{type(error).__name__}: {error}",
+            next=f"look whether this machine reaches it; or name {reference.name} by its digest, which needs no registry",
+        ) from error  # fmt: skip
+    if reply.status_code != 200:
+        raise _refusal(reference, reply, login)
+    return reply
 
 
 def _manifest(client: httpx.Client, url: str, permit: str) -> httpx.Response:

@@ -18,8 +18,6 @@ from infra.specs import KubernetesBlock
 
 READ, WATCH = ("get", "list"), ("get", "list", "watch")
 APPLY = ("create", "patch", "delete")
-HTTP = ("get", "create", "update", "delete")
-"""GET, POST, PUT and DELETE through the API server's proxy."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ INSIDE = (
     Right(kinds.SECRET, (*READ, *APPLY, "update")),
     Right(kinds.CLAIM, (*WATCH, *APPLY)),
     Right(kinds.SERVICE, (*WATCH, *APPLY)),
-    Right(kinds.SERVICE, HTTP, "proxy"),
-    Right(kinds.POD, (*WATCH, "delete")),
+    Right(kinds.SERVICE, ("get", "create"), "proxy"),
+    Right(kinds.POD, ("list", "watch", "delete")),
     Right(kinds.POD, ("get",), "log"),
-    Right(kinds.POD, HTTP, "proxy"),
+    Right(kinds.POD, ("get", "create", "update"), "proxy"),
     Right(kinds.EVENT, ("list",)),
     Right(kinds.QUOTA, ("list",)),
     Right(kinds.DEPLOYMENT, (*WATCH, *APPLY)),
@@ -59,13 +57,15 @@ INSIDE = (
     Right(kinds.JOB, (*WATCH, *APPLY)),
     Right(kinds.BUDGET, (*READ, *APPLY)),
     Right(kinds.RAY_SERVICE, (*WATCH, *APPLY)),
-    Right(kinds.RAY_CLUSTER, (*WATCH, "patch", "delete")),
+    Right(kinds.RAY_CLUSTER, ("list", "watch", "patch", "delete")),
+    Right(kinds.ACCOUNT, ("list",)),
+    Right(kinds.ROLE, ("list",)),
+    Right(kinds.ROLE_BINDING, ("list",)),
 )
-"""In the namespace."""
+"""In the namespace. Of `proxy` the verbs are GET, POST and PUT; accounts and roles are only looked for: a namespace that has one is not ours alone."""
 
 OUTSIDE = (
     Right(kinds.NODE, ("list",)),
-    Right(kinds.NODE_POOL, ("list",)),
     Right(kinds.POD, ("list",), everywhere=True),
     Right(kinds.VOLUME, ("list", "watch")),
     Right(kinds.STORAGE_CLASS, ("list",)),
@@ -77,9 +77,9 @@ OUTSIDE = (
 
 INSTALLING = (
     Right(kinds.DEFINITION, (*WATCH, *APPLY)),
-    Right(kinds.ACCOUNT, (*READ, *APPLY)),
-    Right(kinds.ROLE, (*READ, *APPLY, "escalate", "bind")),
-    Right(kinds.ROLE_BINDING, (*READ, *APPLY)),
+    Right(kinds.ACCOUNT, APPLY),
+    Right(kinds.ROLE, (*APPLY, "escalate", "bind")),
+    Right(kinds.ROLE_BINDING, APPLY),
     Right(kinds.RAY_SERVICE, ("list",), everywhere=True),
     Right(kinds.RAY_CLUSTER, ("list",), everywhere=True),
     Right(kinds.RAY_JOB, ("list",), everywhere=True),
@@ -92,8 +92,8 @@ SCALING = (Right(kinds.NODE_POOL, (*WATCH, *APPLY)), Right(kinds.NODE_CLAIM, ("l
 
 def table(block: KubernetesBlock) -> tuple[Right, ...]:
     """Everything that this cluster's declaration can lead to."""
-    spaces = (Right(kinds.NAMESPACE, ("get",), names=("kube-system",)), Right(kinds.NAMESPACE, (*WATCH, "delete"), names=(block.namespace,)))
-    return (*INSIDE, *OUTSIDE, *spaces, *(INSTALLING if block.kuberay == "install" else ()), *(SCALING if block.nodepool is not None else ()))
+    spaces = Right(kinds.NAMESPACE, ("get",), names=("kube-system", block.namespace))
+    return (*INSIDE, *OUTSIDE, spaces, *(INSTALLING if block.kuberay == "install" else ()), *(SCALING if block.nodepool is not None else ()))
 
 
 def insist(place: Place) -> None:

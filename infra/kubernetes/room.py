@@ -21,6 +21,7 @@ from infra.kubernetes import kinds
 from infra.kubernetes.api import Object
 from infra.kubernetes.place import OURS, RELEASE, Place, object_name
 from infra.kubernetes.requests import PodRequests
+from infra.kubernetes.writes import write
 from infra.platform import Release
 
 PART = "gpu_nodepool"
@@ -37,7 +38,7 @@ def kept(place: Place, release: Release, asks: Sequence[PodRequests]) -> Iterato
     spec = {"holderIdentity": workers.myself()[:120], "leaseDurationSeconds": SECONDS, "renewTime": now}
     if left := place.api.get(kinds.LEASE, name, place.namespace):  # of a start that was killed
         place.api.delete(kinds.LEASE, name, place.namespace, uid=left["metadata"]["uid"])
-    made = place.api.create({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec})
+    made = write(place.api, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec})
     try:
         yield
     finally:

@@ -49,6 +49,11 @@ def files() -> dict[str, str]:
     return {"haproxy.cfg": router.render(made), LUA.name: LUA.read_text()}
 
 
+def manifests(place: Place, image: str, replicas: int, token: str, model: str) -> list[Object]:
+    """Everything but the Secret, in the order in which it is sent."""
+    return [config_map(place), deployment(place, image, replicas, token), budget(place), service(place), service(place, model_service(model), model)]
+
+
 def config_map(place: Place) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": place.meta(ROUTER, "endpoint"), "data": files()}
 

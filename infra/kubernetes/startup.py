@@ -14,13 +14,12 @@ from datetime import UTC
 
 from infra import engine
 from infra.errors import ConfigError, PipelineError, Transient, redact
-from infra.kubernetes import causes, kinds, reading
+from infra.kubernetes import causes, evidence, kinds, reading
 from infra.kubernetes.api import Object
 from infra.kubernetes.causes import Cause, Sign
 from infra.kubernetes.kinds import Kind
 from infra.kubernetes.place import Place
 from infra.kubernetes.pods import PART
-from infra.kubernetes.rayservice_manifest import HEAD, WORKER
 from infra.kubernetes.server_manifest import ENGINE
 from infra.platform import Release
 from infra.startlog import StartLog
@@ -55,9 +54,6 @@ OVER = re.compile(r"EngineCore failed to start|Exception importing application")
 
 SCALES = ("TriggeredScaleUp", "Nominated")
 """Events of those who add nodes: cluster-autoscaler's and Karpenter's."""
-
-SPEAKING = (WORKER, ENGINE, HEAD)
-"""Containers whose log is read."""
 
 STAGES = (reading.PODS, reading.SCHEDULE, reading.IMAGE, reading.RAY_HEAD, "engine: import", reading.APPLICATION)
 
@@ -104,7 +100,7 @@ class Start:
         self._version = version
         if not mains:
             return Outcome({}, Transient(f"{self._release.name} was removed while it was awaited", next="run the same command again"))
-        main, pods = mains[0], self._pods()
+        main, pods = mains[0], evidence.living(self._place, self._release.name)
         self._read(main, pods, progress)
         state, why = reading.state(main)
         self._seen_now = set()
@@ -120,10 +116,6 @@ class Start:
         return None
 
     # ------------------------------------------------ how far it is
-
-    def _pods(self) -> tuple[Object, ...]:
-        found = self._place.api.list(kinds.POD, self._place.namespace, labels=self._place.selector(PART, release=self._release.name)).items
-        return tuple(pod for pod in found if not pod["metadata"].get("deletionTimestamp"))
 
     @property
     def _lines(self) -> list[str]:
@@ -143,7 +135,7 @@ class Start:
 
     def _new(self, pod: Object) -> Iterator[str]:
         """What its containers said since the last look."""
-        for name in SPEAKING:
+        for name in evidence.SPEAKING:
             if name in reading.containers(pod) and reading.runs(pod, name):
                 key = f"{pod['metadata']['uid']}/{name}"
                 now = self._place.api.log(self._place.namespace, pod["metadata"]["name"], name, lines=LINES if key in self._tails else FIRST_LINES).splitlines()
@@ -173,19 +165,13 @@ class Start:
 
     def _events(self, main: Object, pods: Sequence[Object]) -> Iterator[Object]:
         """Of what stands still."""
-        stuck = {pod["metadata"]["uid"] for pod in pods if not all((row.get("state") or {}).get("running") for row in reading.containers(pod).values()) or not reading.containers(pod)}
-        stuck |= set() if pods else {main["metadata"]["uid"], *self._clusters()}
+        stuck = evidence.still(pods) | (set() if pods else {main["metadata"]["uid"], *evidence.makers(self._place, self._release.name)})
         if not stuck or not self._believed(f"stuck {sorted(stuck)}", QUIET):
             return
         if time.monotonic() - self._warned[0] >= QUIET:
-            rows = (self._place.api.list(kinds.EVENT, self._place.namespace, fields=f"involvedObject.uid={uid}").items for uid in sorted(stuck)[:5])
-            self._warned = (time.monotonic(), tuple(event for found in rows for event in reading.latest(found)))
+            self._warned = (time.monotonic(), evidence.events(self._place, stuck))
         self._grows = self._grows or any(event.get("reason") in SCALES for event in self._warned[1])
         yield from self._warned[1]
-
-    def _clusters(self) -> set[str]:
-        selector = self._place.selector(PART, release=self._release.name)
-        return {item["metadata"]["uid"] for kind in (kinds.RAY_CLUSTER, kinds.REPLICA_SET) for item in self._place.api.list(kind, self._place.namespace, labels=selector).items}
 
     def _patient(self, cause: Cause) -> bool:
         """Whether a sign has stood long enough to be believed."""
@@ -206,9 +192,9 @@ class Start:
         for pod in pods:
             for name, status in reading.containers(pod).items():
                 ended = (status.get("state") or {}).get("terminated") or (status.get("lastState") or {}).get("terminated")
-                if self._was_up or not ended or name not in SPEAKING:
+                if self._was_up or not ended or name not in evidence.SPEAKING:
                     continue
-                lines = self._last_words(pod, name)
+                lines = evidence.last_words(self._place, pod, name, LINES)
                 told = self._by_log(f"{what}: its container {name} ended with {ended.get('exitCode')}", lines) if name == ENGINE else None
                 if told or status.get("restartCount", 0) >= CRASHES:
                     return told or Transient(
@@ -216,11 +202,6 @@ class Start:
                         next=f"llm-pipeline logs {self._release.model}", log=redact("\n".join(lines[-4:])) or None,
                     )  # fmt: skip
         return None
-
-    def _last_words(self, pod: Object, container: str) -> list[str]:
-        """Of the run before, where there is one; else of the run that ended."""
-        where = (self._place.namespace, pod["metadata"]["name"], container)
-        return (self._place.api.log(*where, previous=True, lines=LINES) or self._place.api.log(*where, lines=LINES)).splitlines()
 
     def _by_log(self, what: str, lines: Sequence[str]) -> PipelineError | None:
         """What the engine's own words mean."""

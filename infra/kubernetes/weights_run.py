@@ -86,11 +86,13 @@ class Run:
         return progress.until(look, every=EVERY)
 
     def remove(self, progress: Progress) -> None:
-        """The Job with its pods; and what is beside it, should a killed start have left it without an owner."""
+        """The Job with its pods, also one that it made a moment ago; and what is beside it, should a killed start have left it without an owner."""
         where, name = self._place.namespace, self._task.name
         if found := self._api.get(kinds.JOB, name, where):
             self._api.delete(kinds.JOB, name, where, uid=found["metadata"]["uid"], foreground=True)
             self._api.until(kinds.JOB, where, lambda now: True if all(item["metadata"]["uid"] != found["metadata"]["uid"] for item in now) else None, progress, fields=f"metadata.name={name}")
+        pods = f"{self._place.selector(weights_job.PART)},batch.kubernetes.io/job-name={name}"
+        self._api.until(kinds.POD, where, lambda now: True if not now else None, progress, labels=pods)
         for kind in (kinds.CONFIG_MAP, kinds.SECRET):
             for item in self._api.list(kind, where, self._place.selector(weights_job.PART), f"metadata.name={name}").items:
                 self._api.delete(kind, name, where, uid=item["metadata"]["uid"])

@@ -11,6 +11,7 @@ What goes wrong is said by the engine argument `scripted` (in a declaration: `en
     vanish              exits at once without a word, as after a kill from outside
     stuck LOG           prints LOG and stays, without ever listening
     slow SECONDS        loads for so long
+    after FILE          loads until this file is there
     die after N         is ready, and gone without an answer at the N-th question
     sick after N        is ready; /health says 503 after N questions
     deaf                is ready; its port is open and nobody ever answers there once a question came
@@ -138,6 +139,8 @@ async def serve(args: argparse.Namespace, words: list[str]) -> None:
     """From loading to the end of the process."""
     if words[:1] == ["slow"]:
         await asyncio.sleep(float(words[1]))
+    while words[:1] == ["after"] and not Path(words[1]).exists():
+        await asyncio.sleep(0.05)
     load(args)
     number = int(words[2]) if words[1:2] == ["after"] else None
     script = Script(

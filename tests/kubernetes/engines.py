@@ -19,7 +19,7 @@ def start(place: Place, name: str, model: str, *options: str) -> Route:
     probe = {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1}
     spec = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "engine", "image": "any", "command": command, "readinessProbe": probe}]}
     place.api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": place.namespace, "annotations": REAL}, "spec": spec})
-    ready = place.api.until(kinds.POD, place.namespace, is_ready, Progress(120), fields=f"metadata.name={name}")
+    ready = place.api.until(kinds.POD, place.namespace, is_ready, Progress(250), fields=f"metadata.name={name}")
     return Route(model, model, name, (ready["status"]["podIP"], 8000))
 
 

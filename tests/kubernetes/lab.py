@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -30,7 +31,7 @@ from infra.kubernetes.api import Api
 from infra.kubernetes.place import Place
 from infra.specs import KubernetesBlock
 from infra.waiting import Progress
-from tests.doubles import ray_engine
+from tests.doubles import ray_cluster, ray_engine
 from tests.doubles.releases import release, spec
 
 KUBELAB, KUBECONFIG, CONTEXT, REQUIRED = (f"LLM_PIPELINE_TEST_{word}" for word in ("KUBELAB", "KUBECONFIG", "CONTEXT", "REQUIRE_KUBERNETES"))
@@ -42,6 +43,9 @@ HOW = (
 
 START_SECONDS = 280
 """Ten, where nobody else needs the machine."""
+
+GRACE = 60
+"""Seconds that a pod may take to end at most: enough for what it is answering, also on a machine that stands still for a while."""
 
 REAL = {"kubelab/run": "true"}
 """The annotation that makes a pod a real process; on any other cluster it means nothing."""
@@ -78,9 +82,19 @@ class Lab:
             if self.cluster is None:  # a cluster of ours ends soon, and what is in it with it
                 Progress(180).until(lambda: self.api.get(kinds.NAMESPACE, name) is None or None, every=1)
 
+    def close(self) -> None:
+        """Its connection, where there was one."""
+        close(self)
+
     def audit(self) -> list[dict[str, Any]]:
         """Every request that the API server answered."""
         return list(self.cluster.audit_events())
+
+
+def close(owner: Lab | Place) -> None:
+    """The connection of a lab or a place, where one was needed."""
+    if made := owner.__dict__.get("api"):
+        made.close()
 
 
 def refused() -> str:
@@ -91,9 +105,14 @@ def refused() -> str:
 
 
 def insist(reason: str) -> None:
-    """Skips for this reason, where there is one; fails where nothing may be skipped."""
+    """Skips for this reason, where there is one; fails where nothing may be skipped (tests/kubernetes/fixtures.py)."""
     if reason:
-        (pytest.fail if os.environ.get(REQUIRED) == "1" else pytest.skip)(reason)
+        pytest.skip(reason if nothing_may_be_skipped() else reason.partition(":")[0])
+
+
+def nothing_may_be_skipped() -> bool:
+    """As in CI."""
+    return os.environ.get(REQUIRED) == "1"
 
 
 @contextlib.contextmanager
@@ -101,15 +120,28 @@ def started(folder: Path, **options: Any) -> Iterator[Lab]:
     """A cluster with these options of kubelab (nodes, kuberay, ray_venv, audit, …) until the end of the block; or the one that is there."""
     insist(refused())
     if not os.environ.get(KUBELAB):
-        yield Lab(Path(os.environ[KUBECONFIG]), os.environ[CONTEXT])
+        with contextlib.closing(Lab(Path(os.environ[KUBECONFIG]), os.environ[CONTEXT])) as there:
+            yield there
         return
     processes = {"ray_venv": tools(folder / "tools"), "ray_types": ()} if os.geteuid() == 0 else {}
-    cluster = kubelab().Cluster(folder, **{**processes, "audit": True, "max_grace": 10, **options})
-    cluster.start(START_SECONDS)
+    cluster = kubelab().Cluster(folder, **{**processes, "audit": True, "max_grace": GRACE, **options})
+    _start(cluster)
     try:
-        yield Lab(cluster.kubeconfig, yaml.safe_load(cluster.kubeconfig.read_text())["current-context"], cluster)
+        with contextlib.closing(Lab(cluster.kubeconfig, yaml.safe_load(cluster.kubeconfig.read_text())["current-context"], cluster)) as made:
+            yield made
     finally:
         cluster.stop()
+
+
+def _start(cluster: Any) -> None:
+    """A machine that stands still for half a minute lets a start fail; the next one begins from nothing."""
+    for last in (False, True):
+        try:
+            cluster.start(START_SECONDS)
+            return
+        except (OSError, RuntimeError, kubelab().ApiError):
+            if last:
+                raise
 
 
 def insist_on_processes() -> None:
@@ -128,20 +160,29 @@ def kubelab() -> Any:
 
 
 def tools(folder: Path, venv: Path | None = None) -> Path:
-    """What stands in for images: `bin` has haproxy, and all that a virtual environment has; or this Python, whose vLLM is scripted (tests/doubles/ray_engine.py)."""
+    """What stands in for images: `bin` has haproxy, and all that a virtual environment has; or this Python, whose vLLM and Ray are scripted (tests/doubles/ray_engine.py, ray_cluster.py)."""
     (folder / "bin").mkdir(parents=True)
     for path in venv.iterdir() if venv else ():
         if path.name != "bin":
             (folder / path.name).symlink_to(path)
     for path in (venv / "bin").iterdir() if venv else ():
         (folder / "bin" / path.name).symlink_to(path)
-    ours = {"haproxy": str(router.binary())} | ({} if venv else {"python3": sys.executable, "python": sys.executable})
+    ours = {"haproxy": str(router.binary())} | ({} if venv else {"python3": sys.executable, "python": sys.executable, "ray": f"{sys.executable} {ray_cluster.__file__}"})
     for name, path in ours.items():
         (folder / "bin" / name).unlink(missing_ok=True)
-        scripted = "" if venv or name == "haproxy" else f'[ "$2" != vllm.entrypoints.openai.api_server ] || exec {path} {ray_engine.__file__} "$@"\n'
+        scripted = "" if venv or not name.startswith("python") else f'[ "$2" != vllm.entrypoints.openai.api_server ] || exec {path} {ray_engine.__file__} "$@"\n'
         (folder / "bin" / name).write_text(f'#!/bin/sh\n{scripted}exec {path} "$@"\n')
         (folder / "bin" / name).chmod(0o755)
     return folder
+
+
+def first_process(pod: str) -> int:
+    """Process 1 of a pod that is a process, as this machine sees it: all that is in its container dies with it."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and f"HOSTNAME={pod}".encode() in (folder / "environ").read_bytes().split(b"\0") and re.search(r"(?m)^NSpid:.*\s1$", (folder / "status").read_text()):
+                return int(folder.name)
+    raise AssertionError(f"nothing runs in {pod}")
 
 
 def crds() -> Path:

@@ -48,7 +48,7 @@ def pool(lab: Lab) -> Iterator[str]:
     meta = {"name": name, "labels": {"t-pool": name, "kubernetes.io/hostname": name}, "annotations": {"kwok.x-k8s.io/node": "fake"}}
     taints = [{"key": "nvidia.com/gpu", "value": "true", "effect": "NoSchedule"}]
     lab.api.create({"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {"taints": taints}, "status": {"capacity": size, "allocatable": size}})
-    Progress(60).until(lambda: any(node.name == name and node.ready for node in nodes.look(lab.api, ())) or None, every=0.5)
+    Progress(120).until(lambda: any(node.name == name and node.ready and list(node.taints) == taints for node in nodes.look(lab.api, ())) or None, every=0.5)
     yield name
     lab.api.delete(kinds.NODE, name)
 
@@ -70,12 +70,12 @@ def test_what_is_free_is_what_nodes_have_less_what_their_pods_request(places: Pl
     """With numbers; one that is too much now is refused with both of them, and who left it is not counted."""
     place = places(**on(pool))
     old, new = wanted("old", resources={"gpu": 3, "memory": "10Gi"}), wanted("new", resources={"gpu": 2, "memory": "10Gi"})
-    empty = part(place).apply(new, Progress(30))
+    empty = part(place).apply(new, Progress(120))
     pod(place, "old", old, pool)
 
     beside, instead = part(place).room(new), part(place).room(new, without=(old.name,))
     with pytest.raises(CapacityError) as told:
-        part(place).apply(new, Progress(30))
+        part(place).apply(new, Progress(120))
 
     assert empty.fits and empty.needs["gpus"] == 2 and empty.free["gpus"] == 4
     assert (beside.fits, instead.fits) == (False, True)
@@ -94,7 +94,7 @@ def test_what_is_free_is_what_nodes_have_less_what_their_pods_request(places: Pl
 def test_what_no_node_can_ever_run_is_told_at_once(places: Places, block: dict[str, Any], more: dict[str, Any], said: str) -> None:
     """The label that lacks, or the numbers: waiting would mend nothing. No node of this cluster has a GPU."""
     with pytest.raises(ConfigError, match="can never run on this cluster") as told:
-        part(places(**block)).apply(wanted(**more), Progress(30))
+        part(places(**block)).apply(wanted(**more), Progress(120))
 
     assert said in (told.value.problem.why or "")
 
@@ -102,12 +102,12 @@ def test_what_no_node_can_ever_run_is_told_at_once(places: Places, block: dict[s
 def test_a_taint_that_nobody_bears_keeps_it_out(places: Places, pool: str) -> None:
     """That of GPUs is borne by what asks for one, and by nothing else unless it is told to."""
     with pytest.raises(ConfigError) as told:
-        part(places(**on(pool))).apply(wanted(), Progress(30))
+        part(places(**on(pool))).apply(wanted(), Progress(120))
     borne = places(**on(pool), tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}])
 
     assert "with the taint nvidia.com/gpu=true:NoSchedule" in (told.value.problem.why or "")
-    assert part(borne).apply(wanted(), Progress(30)).fits
-    assert part(places(**on(pool))).apply(wanted(resources={"gpu": 1}), Progress(30)).fits
+    assert part(borne).apply(wanted(), Progress(120)).fits
+    assert part(places(**on(pool))).apply(wanted(resources={"gpu": 1}), Progress(120)).fits
 
 
 def test_room_that_one_got_is_not_given_to_another(places: Places, pool: str) -> None:
@@ -115,8 +115,8 @@ def test_room_that_one_got_is_not_given_to_another(places: Places, pool: str) ->
     place = places(**on(pool))
     first, second = wanted("first", resources={"gpu": 3}), wanted("second", resources={"gpu": 2})
 
-    with part(place).reserve(first, Progress(60)) as got:
-        with part(place).reserve(second, Progress(60)) as refused:
+    with part(place).reserve(first, Progress(120)) as got:
+        with part(place).reserve(second, Progress(120)) as refused:
             pass
         pod(place, "first", first, pool)
         counted_once = part(place).room(wanted("third", resources={"gpu": 1})).fits
@@ -134,12 +134,12 @@ def test_room_that_a_killed_start_had_is_free(places: Places, pool: str) -> None
     second = wanted("second", resources={"gpu": 2})
 
     def start() -> None:
-        with part(places(**on(pool))).reserve(wanted("first", resources={"gpu": 3}), Progress(60)):
+        with part(places(**on(pool))).reserve(wanted("first", resources={"gpu": 3}), Progress(120)):
             os.kill(os.getpid(), signal.SIGKILL)
 
     child = multiprocessing.get_context("fork").Process(target=start)
     child.start()
-    child.join(120)
+    child.join(250)
 
     assert child.exitcode == -signal.SIGKILL
     assert len(place.api.list(kinds.LEASE, place.namespace, place.selector("gpu_nodepool")).items) == 1

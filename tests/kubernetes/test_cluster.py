@@ -54,8 +54,8 @@ def test_a_cluster_is_absent_until_it_is_applied_and_the_same_ever_after(place: 
     made, spec = platform(place, namespace=f"{place.namespace}-new")
 
     before = made.cluster.observe(spec)
-    first = made.cluster.apply(spec, Progress(60))
-    again = made.cluster.apply(spec, Progress(60))
+    first = made.cluster.apply(spec, Progress(120))
+    again = made.cluster.apply(spec, Progress(120))
 
     assert before is None
     assert (first.changed, again.changed) == (True, False)
@@ -70,7 +70,7 @@ def test_its_facts_are_what_a_person_wants_to_know(place: Place) -> None:
     """Versions, nodes and what they offer, where volumes come from, where clients find it."""
     made, spec = platform(place)
 
-    facts = made.cluster.apply(spec, Progress(60)).facts
+    facts = made.cluster.apply(spec, Progress(120)).facts
 
     assert facts["version"] == place.api.version()
     assert facts["nodes"] == facts["nodes_ready"] > 0
@@ -83,11 +83,11 @@ def test_its_facts_are_what_a_person_wants_to_know(place: Place) -> None:
 def test_a_context_that_leads_elsewhere_is_found_before_anything_is_done_there(place: Place, bare: Lab, tmp_path: Path) -> None:
     """Also by `down`, and until somebody says that it moved on purpose."""
     here, spec = platform(place)
-    here.cluster.apply(spec, Progress(60))
+    here.cluster.apply(spec, Progress(120))
     elsewhere, spec = platform(bare.place(tmp_path, place.namespace))
 
     for act in (
-        lambda: elsewhere.cluster.observe(spec), lambda: elsewhere.cluster.apply(spec, Progress(60)), lambda: elsewhere.cluster.delete(spec, Progress(60)),
+        lambda: elsewhere.cluster.observe(spec), lambda: elsewhere.cluster.apply(spec, Progress(120)), lambda: elsewhere.cluster.delete(spec, Progress(120)),
         lambda: elsewhere.records.put("demo", "deployment", {"wanted": False}, None), lambda: elsewhere.inventory.find(),
     ):  # fmt: skip
         with pytest.raises(Blocked) as told:
@@ -125,7 +125,7 @@ def test_a_cluster_without_kuberay_is_refused_with_both_ways_out(bare: Lab, tmp_
     made, spec = platform(bare.place(tmp_path, "without-kuberay"))
 
     with pytest.raises(ConfigError) as told:
-        made.cluster.apply(spec, Progress(60))
+        made.cluster.apply(spec, Progress(120))
 
     assert "kuberay: install" in str(told.value.problem.next)
     assert bare.api.get(kinds.NAMESPACE, "without-kuberay") is None
@@ -137,14 +137,14 @@ def test_a_cluster_without_a_default_class_is_refused_with_those_that_it_has(bar
     bare.api.merge(kinds.STORAGE_CLASS, "standard", None, {"metadata": {"annotations": {DEFAULT: "false"}}})
     try:
         with pytest.raises(ConfigError) as told:
-            made.cluster.apply(spec, Progress(60))
+            made.cluster.apply(spec, Progress(120))
     finally:
         bare.api.merge(kinds.STORAGE_CLASS, "standard", None, {"metadata": {"annotations": {DEFAULT: "true"}}})
 
     assert "immediate" in str(told.value.problem.why)
     other, spec = platform(bare.place(tmp_path, "without-class"), storage_class="typo")
     with pytest.raises(ConfigError) as told:
-        other.cluster.apply(spec, Progress(60))
+        other.cluster.apply(spec, Progress(120))
     assert "typo" in told.value.problem.what
 
 
@@ -191,15 +191,15 @@ def test_a_cluster_that_can_not_be_reached_is_in_the_graph_and_is_told_of_by_tho
 def test_deleting_keeps_the_namespace_and_its_records_and_forgets_the_place(place: Place) -> None:
     """Twice is as good as once."""
     made, spec = platform(place)
-    made.cluster.apply(spec, Progress(60))
+    made.cluster.apply(spec, Progress(120))
     made.records.put("demo", "deployment", {"wanted": False}, None)
 
-    made.cluster.delete(spec, Progress(60))
-    made.cluster.delete(spec, Progress(60))
+    made.cluster.delete(spec, Progress(120))
+    made.cluster.delete(spec, Progress(120))
 
     assert not (place.cache / "identity.json").exists()
     assert made.records.get("demo", "deployment")
-    assert made.cluster.apply(spec, Progress(60)).changed
+    assert made.cluster.apply(spec, Progress(120)).changed
 
 
 # ---------------------------------------------------------------- rights
@@ -211,26 +211,34 @@ def test_an_account_with_the_printed_rights_gets_through_and_one_verb_less_is_na
     limited = _as_account(lab, place, f"{place.namespace}-rights")
     made, spec = platform(limited)
     with pytest.raises(Denied) as none_yet:
-        made.cluster.apply(spec, Progress(60))
+        made.cluster.apply(spec, Progress(120))
 
     printed = list(yaml.safe_load_all(yaml.safe_dump_all(rights.manifests(spec.kubernetes))))  # type: ignore[arg-type]
     for manifest in printed:
         lab.api.apply(manifest)
-    made.cluster.apply(spec, Progress(60))
+    known(limited, granted=True)
+    made.cluster.apply(spec, Progress(120))
     role, wide = (copy.deepcopy(next(item for item in printed if item["kind"] == kind)) for kind in ("Role", "ClusterRole"))
     next(rule for rule in role["rules"] if rule["resources"] == ["pods/log"])["verbs"] = ["list"]
     next(rule for rule in wide["rules"] if rule["resources"] == ["nodes"])["verbs"] = ["watch"]
     next(rule for rule in wide["rules"] if rule["resources"] == ["deployments"])["verbs"] = ["watch"]  # in the namespace it may
     lab.api.apply(role)
     lab.api.apply(wide)
+    known(limited, granted=False)
 
     with pytest.raises(Denied) as told:
-        made.cluster.apply(spec, Progress(60))
+        made.cluster.apply(spec, Progress(120))
     for manifest in printed[::-1]:  # what is outside of the namespace would stay
         lab.api.delete(kinds.KINDS[manifest["apiVersion"], manifest["kind"]], manifest["metadata"]["name"], limited.namespace)
     assert "create configmaps" in str(none_yet.value.problem.why)
     assert "doctor --rbac" in str(none_yet.value.problem.next)
     assert told.value.problem.why == f"get pods/log in {limited.namespace}; list nodes; list deployments"
+
+
+def known(limited: Place, *, granted: bool) -> None:
+    """The server learns of what was granted or taken away a moment after it took the manifest."""
+    asked = (("get", kinds.POD, limited.namespace, "log"), ("list", kinds.NODE, None, ""), ("list", kinds.DEPLOYMENT, None, ""))
+    Progress(120).until(lambda: True if {limited.api.allowed(*one) for one in asked} == {granted} else None, every=0.2)
 
 
 def _as_account(lab: Lab, place: Place, namespace: str) -> Place:
@@ -284,7 +292,7 @@ def test_an_operator_that_is_too_old_or_looks_elsewhere_is_refused(places: Place
     made, spec = platform(place)
     try:
         with pytest.raises(ConfigError) as told:
-            made.cluster.apply(spec, Progress(60))
+            made.cluster.apply(spec, Progress(120))
     finally:
         place.api.delete(kinds.DEPLOYMENT, meta["name"], place.namespace)
 
@@ -317,7 +325,7 @@ def test_an_operator_of_ours_is_put_where_there_is_none_and_goes_with_the_rest(b
     made, spec = platform(place, kuberay="install")
 
     first = made.cluster.apply(spec, Progress(240))
-    again = made.cluster.apply(spec, Progress(60))
+    again = made.cluster.apply(spec, Progress(120))
 
     assert (first.changed, again.changed) == (True, False)
     assert first.facts["kuberay"] == "1.6.1 (with-operator/kuberay-operator)"
@@ -326,7 +334,7 @@ def test_an_operator_of_ours_is_put_where_there_is_none_and_goes_with_the_rest(b
     assert [(row.part, row.data) for row in rows] == [("kuberay", True), ("namespace", True)]
     for row in rows:
         made.inventory.remove(row, Progress(240))
-    assert not place.api.serves(kinds.RAY_SERVICE)
+    assert place.api.get(kinds.DEFINITION, kuberay.DEFINITION) is None
     assert bare.api.get(kinds.NAMESPACE, "with-operator") is None
 
 
@@ -352,7 +360,7 @@ def test_what_somebody_else_put_is_used_and_never_doubled(place: Place) -> None:
     """`install` where KubeRay is there already."""
     made, spec = platform(place, kuberay="install")
 
-    made.cluster.apply(spec, Progress(60))
+    made.cluster.apply(spec, Progress(120))
 
     assert place.api.list(kinds.DEPLOYMENT, place.namespace).items == ()
     assert made.inventory.find() == ()

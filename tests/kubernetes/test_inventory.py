@@ -30,7 +30,7 @@ def platform(place: Place) -> Platform:
 def fresh(place: Place) -> Place:
     """A namespace that we make ourselves."""
     made = Place(place.settings, place.cluster, place.block.model_copy(update={"namespace": f"t-{secrets.token_hex(4)}"}))
-    ensure(made, Progress(60))
+    ensure(made, Progress(250))
     return made
 
 
@@ -55,7 +55,7 @@ def claim(place: Place, name: str = WEIGHTS) -> Object:
 
 def bound(place: Place) -> str:
     """The volume of the claim."""
-    return place.api.until(kinds.CLAIM, place.namespace, lambda now: next((item["spec"]["volumeName"] for item in now if item.get("status", {}).get("phase") == "Bound"), None), Progress(120))
+    return place.api.until(kinds.CLAIM, place.namespace, lambda now: next((item["spec"]["volumeName"] for item in now if item.get("status", {}).get("phase") == "Bound"), None), Progress(250))
 
 
 def running(found: Platform) -> tuple[Leftover, ...]:
@@ -73,7 +73,7 @@ def test_a_release_is_one_row_with_its_proof_whatever_is_left_of_it(place: Place
     made = platform(place)
     place.api.apply(deployment(place, "demo-aaaaaaaaaa", place.labels("ray_service", release=RELEASE)))
     place.api.apply(config_map(place, "settings", "ray_service", release=RELEASE))
-    place.api.until(kinds.POD, place.namespace, lambda pods: True if pods else None, Progress(120))
+    place.api.until(kinds.POD, place.namespace, lambda pods: True if pods else None, Progress(250))
 
     (row,) = running(made)
 
@@ -81,7 +81,7 @@ def test_a_release_is_one_row_with_its_proof_whatever_is_left_of_it(place: Place
     assert "Deployment" in row.why_ours
     assert "app.kubernetes.io/managed-by=llm-pipeline" in row.why_ours
     for _ in range(2):
-        made.inventory.remove(row, Progress(180))
+        made.inventory.remove(row, Progress(250))
     assert running(made) == ()
     assert place.api.list(kinds.POD, place.namespace).items == ()
 
@@ -100,7 +100,7 @@ def test_what_is_in_the_way_of_nobody_is_never_touched(place: Place) -> None:
     place.api.apply(config_map(place, "settings", "ray_service", release=RELEASE))
 
     for row in made.inventory.find():
-        made.inventory.remove(row, Progress(120))
+        made.inventory.remove(row, Progress(250))
 
     after = [place.api.get(kind_of(item), item["metadata"]["name"], place.namespace) for item in foreign]
     assert [(item["metadata"]["uid"], item["metadata"]["resourceVersion"]) for item in after if item] == [(meta["uid"], meta["resourceVersion"]) for meta in before]
@@ -128,7 +128,7 @@ def test_weights_are_data_with_their_size_and_go_with_their_volume(place: Place)
     assert (row.id, row.bytes, row.data) == (WEIGHTS, 2 << 30, True)
     assert (held.part, held.id, held.bytes) == ("model_weights", "b" * 16, 2 << 30)
     assert made.inventory.sharers() == ()
-    assert made.inventory.discard(held, Progress(180)) == 2 << 30
+    assert made.inventory.discard(held, Progress(250)) == 2 << 30
     assert place.api.get(kinds.VOLUME, volume) is None
     assert place.api.list(kinds.CONFIG_MAP, place.namespace, place.selector()).items == ()
     assert made.inventory.find() == ()
@@ -140,11 +140,11 @@ def test_weights_that_somebody_reads_stay(place: Place) -> None:
     place.api.apply(claim(place))
     bound(place)
     place.api.apply(deployment(place, "reader", {"app": "theirs"}, WEIGHTS))
-    place.api.until(kinds.POD, place.namespace, lambda pods: True if pods else None, Progress(120))
+    place.api.until(kinds.POD, place.namespace, lambda pods: True if pods else None, Progress(250))
 
-    assert made.inventory.discard(made.inventory.held()[0], Progress(60)) == 0
+    assert made.inventory.discard(made.inventory.held()[0], Progress(250)) == 0
     with pytest.raises(Conflict) as told:
-        made.inventory.remove(made.inventory.find()[0], Progress(60))
+        made.inventory.remove(made.inventory.find()[0], Progress(250))
 
     assert "reader" in str(told.value.problem.why)
     found = place.api.get(kinds.CLAIM, WEIGHTS, place.namespace)
@@ -158,7 +158,7 @@ def test_a_volume_that_outlived_its_claim_is_told_and_left_to_whoever_runs_the_c
     place.api.apply(claim(place))
     volume = bound(place)
     place.api.merge(kinds.VOLUME, volume, None, {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
-    made.inventory.remove(made.inventory.find()[0], Progress(120))
+    made.inventory.remove(made.inventory.find()[0], Progress(250))
 
     (row,) = made.inventory.find()
 
@@ -168,20 +168,20 @@ def test_a_volume_that_outlived_its_claim_is_told_and_left_to_whoever_runs_the_c
         made.inventory.remove(row, Progress(5))
     assert volume in str(told.value.problem.next)
     place.api.merge(kinds.VOLUME, volume, None, {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
-    place.api.until(kinds.VOLUME, None, lambda now: None if any(item["metadata"]["name"] == volume for item in now) else True, Progress(120))
+    place.api.until(kinds.VOLUME, None, lambda now: None if any(item["metadata"]["name"] == volume for item in now) else True, Progress(250))
     assert made.inventory.find() == ()
 
 
 def test_a_lock_is_left_alone_while_its_holder_lives_and_found_when_it_is_dead(place: Place) -> None:
     """One of a process that is gone waits for nobody."""
     made = platform(place)
-    with made.records.lock("demo.image", "run 1", Progress(60)):
+    with made.records.lock("demo.image", "run 1", Progress(250)):
         assert made.inventory.find() == ()
     meta = place.meta("lock-x", "lock", annotations={"llm-pipeline/worker": "elsewhere:b:1:1"})
     place.api.create({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": {"holderIdentity": "run 2", "renewTime": "2020-01-01T00:00:00.000000Z"}})
 
     (row,) = made.inventory.find()
-    made.inventory.remove(row, Progress(60))
+    made.inventory.remove(row, Progress(250))
 
     assert (row.part, row.data) == ("lock", False)
     assert "run 2" in row.why_ours
@@ -195,10 +195,10 @@ def test_a_namespace_of_ours_goes_last_with_the_lock_of_who_removes_it(place: Pl
     made = platform(here)
     made.records.put("demo", "deployment", {"wanted": False}, None)
 
-    with made.records.lock("lab.cluster", "run 1", Progress(180)):
+    with made.records.lock("lab.cluster", "run 1", Progress(250)):
         rows = made.inventory.find()
         for row in rows:
-            made.inventory.remove(row, Progress(180))
+            made.inventory.remove(row, Progress(250))
         made.records.purge("lab")
 
     assert [row.part for row in rows] == ["records", "namespace"]
@@ -217,7 +217,7 @@ def test_a_namespace_with_anything_of_others_stays(place: Place, cluster: str) -
     theirs = here.api.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": here.namespace, "labels": labels}})
 
     with pytest.raises(Blocked):
-        made.inventory.remove(row, Progress(60))
+        made.inventory.remove(row, Progress(250))
 
     assert made.inventory.find() == ()
     assert here.api.get(kinds.CONFIG_MAP, "theirs", here.namespace) == {**theirs}

@@ -51,16 +51,16 @@ def test_a_pool_is_made_brings_a_node_and_goes_with_it(space: Any) -> None:
     place: Place = space(nodepool=POOL)
     release = wanted(resources={"gpu": 1, "memory": "8Gi"})
     with pytest.raises(ConfigError, match="can never run"):
-        part(space()).apply(release, Progress(60))
+        part(space()).apply(release, Progress(120))
     before = {item["metadata"]["name"] for item in place.api.list(kinds.NODE).items}
 
-    first, again = part(place).apply(release, Progress(120)), part(place).apply(release, Progress(120))
+    first, again = part(place).apply(release, Progress(280)), part(place).apply(release, Progress(280))
     pod(place, "engine", release, anywhere=True)
-    node = Progress(120).until(lambda: (place.api.get(kinds.POD, "engine", place.namespace) or {})["spec"].get("nodeName"), every=1)
+    node = Progress(280).until(lambda: (place.api.get(kinds.POD, "engine", place.namespace) or {})["spec"].get("nodeName"), every=1)
     (row,) = karpenter.found(place)
     place.api.delete(kinds.POD, "engine", place.namespace, grace=0)
-    part(place).delete(release, Progress(200))
-    part(place).delete(release, Progress(200))
+    part(place).delete(release, Progress(280))
+    part(place).delete(release, Progress(280))
 
     assert (first.fits, first.changed, again.changed) == (True, True, False)
     assert "Karpenter may make a node" in first.why
@@ -89,4 +89,4 @@ def test_a_pool_without_a_ceiling_is_refused(tmp_path: Path, block: dict[str, An
 def test_a_cluster_without_karpenter_says_so(place: Place, places: Any) -> None:
     """Before anything is made."""
     with pytest.raises(ConfigError, match="has no Karpenter"):
-        part(places(nodepool=POOL)).apply(wanted(), Progress(30))
+        part(places(nodepool=POOL)).apply(wanted(), Progress(120))

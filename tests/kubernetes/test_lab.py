@@ -24,7 +24,7 @@ def test_a_pod_that_asks_for_it_is_a_real_process_and_answers_through_the_proxy(
     }  # fmt: skip
     real_place.api.apply(pod)
 
-    ready = real_place.api.until(kinds.POD, real_place.namespace, lambda pods: next((p for p in pods if p["status"]["containerStatuses"][0]["ready"]), None) if pods[0]["status"].get("containerStatuses") else None, Progress(100))
+    ready = real_place.api.until(kinds.POD, real_place.namespace, lambda pods: next((p for p in pods if p["status"]["containerStatuses"][0]["ready"]), None) if pods[0]["status"].get("containerStatuses") else None, Progress(250))
 
-    with real_place.api.proxy(kinds.POD, real_place.namespace, ready["metadata"]["name"], 8000, 10) as http:
+    with real_place.api.proxy(kinds.POD, real_place.namespace, ready["metadata"]["name"], 8000, 60) as http:
         assert "HAProxy version 2.8" in http.get("/v").text

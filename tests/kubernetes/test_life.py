@@ -6,7 +6,10 @@ What stands in: this machine's file system for every image; nodes are simulated.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,17 @@ import pytest
 from infra.errors import PipelineError
 from infra.kubernetes import kinds
 from infra.kubernetes.place import OURS
+from infra.kubernetes.ray_service import READY
 from infra.kubernetes.router_manifest import ROUTER
+from infra.waiting import Progress
 from tests.doubles.permute import permute
 from tests.kubernetes import foreign
-from tests.kubernetes.lab import REAL, Lab
+from tests.kubernetes.lab import REAL, Lab, first_process
 from tests.life import clone as clones
 from tests.life.clone import Clone
 from tests.life.load import Load
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(5400)]
 
 PATIENCE = 1500
 """Seconds for one command: a start takes one minute where nobody else needs the machine."""
@@ -39,6 +44,7 @@ class Far:
     clone: Clone
     lab: Lab
     namespace: str
+    looked: tuple[float, bool] = (0.0, False)
 
     @property
     def url(self) -> str:
@@ -57,12 +63,24 @@ class Far:
         return {name for name, labels in foreign.everything(self.lab.api, self.namespace).items() if mine.items() <= labels.items()}
 
     def two_are_up(self) -> bool:
-        """The candidate answers, and the old release is not gone yet."""
+        """The candidate answers, and the old release is not gone yet. Looked at once a second."""
+        at, seen = self.looked
+        if time.monotonic() - at >= 1:
+            seen = self._two()
+            self.looked = time.monotonic(), seen
+        return seen
+
+    def _two(self) -> bool:
         try:
-            found = self.lab.api.list(kinds.RAY_SERVICE, self.namespace).items
+            found = self.lab.api.list(kinds.SERVICE, self.namespace, "llm-pipeline/part=ray_service").items
         except PipelineError:  # who asks is a client among others, and can not tell now
             return False
-        return sum("llm-pipeline/ready" in (item["metadata"].get("annotations") or {}) for item in found) == 2
+        return sum(READY in (item["metadata"].get("annotations") or {}) for item in found) == 2
+
+    def pod(self, role: str) -> str:
+        """The only pod of Ray's that has this role."""
+        (found,) = self.lab.api.list(kinds.POD, self.namespace, f"llm-pipeline/part=ray_service,ray.io/node-type={role}").items
+        return str(found["metadata"]["name"])
 
 
 @pytest.fixture
@@ -87,7 +105,7 @@ def declared(path: Path, lab: Lab, namespace: str) -> None:
 def test_a_life_on_a_cluster(far: Far) -> None:
     """Declare, up, chat, a new revision under load, a bad one refused, rollback, down: no request is lost, nothing of ours is left, nothing else touched."""
     clone, theirs = far.clone, foreign.make(far.lab.api, far.namespace)
-    before = foreign.marks(far.lab.api, theirs)
+    before = foreign.settled(far.lab.api, theirs)
     first = far.json("up", "demo")
     assert (first["result"], first["endpoint"]) == ("serving", f"http://{ROUTER}.{far.namespace}.svc:8000/v1")
     assert clone.run("chat", "demo", "What is a release?").stdout.startswith("A release is one exact combination")
@@ -100,8 +118,23 @@ def test_a_life_on_a_cluster(far: Far) -> None:
         assert (back["result"], back["release"], back["previous_release"]) == ("serving", first["release"], second["release"])
     assert not load.failed, load.failed[:5]
     assert set(load.releases()) == {f"demo-{first['release']}", f"demo-{second['release']}"}
+    assert load.releases(long=True), "no long answer was under way while two were up"
     taken_down(far)
     assert foreign.marks(far.lab.api, theirs) == before
+
+
+def test_ray_that_is_killed_serves_the_same_release_again(far: Far) -> None:
+    """Its worker, then its head: healed by `up`, then by the cluster itself. Whoever asks meanwhile is refused, and nobody else; nothing is doubled or left."""
+    release = far.json("up", "demo")["release"]
+    with Load(far.url, "demo", long_when=lambda: False, pause=1.5) as load:
+        outages = [(killed(far, "worker"), by_up(far, release)), (killed(far, "head"), by_itself(far))]
+
+    lost = [answer for answer in load.failed if not any(began <= answer.ended and answer.began <= ended for began, ended in outages)]
+    assert not lost, lost[:5]
+    assert set(load.releases()) == {f"demo-{release}"}
+    row = far.clone.model()
+    assert (row["state"], row["release"], row["candidate"]) == ("serving", release, None)
+    taken_down(far)
 
 
 def new_revision(far: Far) -> dict[str, str]:
@@ -132,3 +165,29 @@ def taken_down(far: Far) -> None:
     assert far.json("leftovers") == []
     assert far.json("down", "--all", "--purge", "--yes")["left"] == []
     assert far.ours() == set()
+
+
+def killed(far: Far, role: str) -> float:
+    """When it was; once the loss shows."""
+    at = time.time()
+    os.kill(first_process(far.pod(role)), signal.SIGKILL)
+    eventually(lambda: far.clone.model()["state"] != "serving")
+    return at
+
+
+def by_up(far: Far, release: str) -> float:
+    """Nobody but the person who runs it is needed; when it was done."""
+    done = far.json("up", "demo")
+    assert done["result"] in ("serving", "unchanged")
+    assert done["release"] == release
+    return time.time()
+
+
+def by_itself(far: Far) -> float:
+    """KubeRay's operator brings it back."""
+    eventually(lambda: far.clone.model()["state"] == "serving" and far.clone.run("chat", "demo", "What is a pin?").returncode == 0)
+    return time.time()
+
+
+def eventually(probe: Callable[[], bool]) -> None:
+    Progress(PATIENCE).until(lambda: probe() or None, every=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,11 @@ def left(place: Place) -> list[str]:
     return [f"{kind.name} {item['metadata']['name']}" for kind, items in found for item in items]
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Signs are believed at first sight."""
-    monkeypatch.setattr(startup, "PATIENCE", 0.0)
-    yield
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs are believed after a tenth of their time; but never that nobody acts, which is so at the first look of every start."""
+    monkeypatch.setattr(startup, "PATIENCE", 0.1)
+    monkeypatch.setattr(startup, "RECOVERS", 0.0)
+    monkeypatch.setattr(startup, "NO_CONTROLLER", 6000.0)
 
 
 # ---------------------------------------------------------------- what KubeRay says
@@ -103,18 +103,18 @@ def test_a_plain_server_answers_through_the_api_server_until_it_is_removed(real_
     """On its own cluster IP; a second apply changes nothing; afterwards nothing is left but its log."""
     part, made = service(real_place), plain()
 
-    state = part.apply(made, Progress(200))
+    state = part.apply(made, Progress(250))
 
     assert state.ready, state.problem
     assert state.changed
     assert state.address == (real_place.api.get(kinds.SERVICE, object_name(made), real_place.namespace)["spec"]["clusterIP"], 8000)  # type: ignore[index]
     assert state.arguments["max_seq_len"] == "64"
     assert [name for name in state.phases if name in ("pods", "engine: weights", "first answer")] == ["pods", "engine: weights", "first answer"]
-    assert not part.apply(made, Progress(60)).changed
+    assert not part.apply(made, Progress(250)).changed
     assert [found.release for found in part.running("demo")] == [made.name]
-    with part.client(state, 10) as client:
+    with part.client(state, 60) as client:
         assert client.post("/v1/chat/completions", json={"model": "demo", "messages": [{"role": "user", "content": "ping"}]}).status_code == 200
-    part.delete(made, Progress(100))
+    part.delete(made, Progress(250))
     assert left(real_place) == []
     assert part.observe(made) is None
     assert any("Application startup complete" in path.read_text() for path in part.log(made.name, "engine"))
@@ -134,15 +134,15 @@ def test_an_engine_that_refuses_its_arguments_ends_the_wait_with_its_own_words(r
     assert list(part.log(made.name, "engine"))
 
 
-@pytest.mark.usefixtures("hasty")
-def test_what_no_node_takes_is_told_with_the_schedulers_words(places: Places) -> None:
+def test_what_no_node_takes_is_told_with_the_schedulers_words(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label that no node has is a mistake of the declaration; too many GPUs are want of room. Both are taken away again."""
+    hurry(monkeypatch)
     nowhere, crowded = places(node_selector={"accelerator": "none-such"}), places()
 
     with pytest.raises(ConfigError) as label:
-        service(nowhere).apply(plain(), Progress(200))
+        service(nowhere).apply(plain(), Progress(250))
     with pytest.raises(CapacityError) as room:
-        service(crowded).apply(with_ray(resources={"gpu": 64}), Progress(200))
+        service(crowded).apply(with_ray(resources={"gpu": 64}), Progress(250))
 
     assert "node affinity" in (label.value.problem.log or "")
     assert "Insufficient nvidia.com/gpu" in (room.value.problem.log or "")
@@ -156,8 +156,8 @@ def test_an_object_of_our_name_that_is_not_ours_is_left_alone(place: Place) -> N
     before = place.api.create(foreign)["metadata"]
 
     with pytest.raises(Blocked) as told:
-        part.apply(made, Progress(100))
-    part.delete(made, Progress(100))
+        part.apply(made, Progress(250))
+    part.delete(made, Progress(250))
 
     after = place.api.get(kinds.SERVICE, object_name(made), place.namespace)
     assert object_name(made) in told.value.problem.what
@@ -169,11 +169,11 @@ def test_only_the_named_release_goes_with_all_that_kuberay_made_for_it(place: Pl
     """Ray cluster, pods and services of one; the other keeps its pods."""
     part, old, new = service(place), with_ray(), with_ray(128)
     for made in (old, new):
-        part._make(made, Progress(60), None)
+        part._make(made, Progress(250), None)
     mine = {made.name: _pods(place, made, 2) for made in (old, new)}
     assert {state.release for state in part.running("demo")} == {old.name, new.name}
 
-    part.remove(old.name, Progress(200))
+    part.remove(old.name, Progress(250))
 
     assert _pods(place, new, 2) == mine[new.name]
     assert [state.release for state in part.running("demo")] == [new.name]
@@ -183,7 +183,7 @@ def test_only_the_named_release_goes_with_all_that_kuberay_made_for_it(place: Pl
 def test_more_replicas_are_more_workers_and_nothing_is_restarted(place: Place) -> None:
     """KubeRay's operator leaves numbers in a RayService alone: they must reach its Ray cluster. And fewer again."""
     part, made = service(place), with_ray()
-    part._make(made, Progress(60), None)
+    part._make(made, Progress(250), None)
     before = _pods(place, made, 2)
     more = with_ray(replicas={"min": 2, "max": 2})
     assert more.id == made.id
@@ -200,24 +200,24 @@ def test_more_replicas_are_more_workers_and_nothing_is_restarted(place: Place) -
 def test_a_start_that_was_interrupted_is_adopted(real_place: Place) -> None:
     """What computes is left as it is; what was missing beside it is made."""
     part, made = service(real_place), plain()
-    part._make(made, Progress(60), None)
+    part._make(made, Progress(250), None)
     uid = part._main(made)["metadata"]["uid"]  # type: ignore[index]
     real_place.api.delete(kinds.SERVICE, object_name(made), real_place.namespace)
 
-    state = service(real_place).apply(made, Progress(200))
+    state = service(real_place).apply(made, Progress(250))
 
     assert state.ready
     assert part._main(made)["metadata"]["uid"] == uid  # type: ignore[index]
 
 
-@pytest.mark.usefixtures("hasty")
-def test_a_server_that_goes_on_failing_is_dead_and_made_anew(real_place: Place) -> None:
+def test_a_server_that_goes_on_failing_is_dead_and_made_anew(real_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was up; its pods are gone and do not come back; the same release is up again."""
     part, made = service(real_place), plain()
-    part.apply(made, Progress(200))
+    part.apply(made, Progress(250))
+    hurry(monkeypatch)
     name = object_name(made)
     real_place.api.merge(kinds.DEPLOYMENT, name, real_place.namespace, {"spec": {"template": {"spec": {"nodeSelector": {"accelerator": "none-such"}}}}})
-    state = Progress(100).until(lambda: found if (found := part.observe(made)) and not found.ready else None, every=1)
+    state = Progress(250).until(lambda: found if (found := part.observe(made)) and not found.ready else None, every=1)
 
     healed = part.apply(made, Progress(250))
 
@@ -236,4 +236,4 @@ def _adjust(part: KubernetesService, made: Release) -> None:
 def _pods(place: Place, made: Release, count: int) -> set[str]:
     """Uids of a release's pods, once there are so many."""
     selector = place.selector(PART, release=made.name)
-    return place.api.until(kinds.POD, place.namespace, lambda now: {pod["metadata"]["uid"] for pod in now} if len(now) == count else None, Progress(150), labels=selector)
+    return place.api.until(kinds.POD, place.namespace, lambda now: {pod["metadata"]["uid"] for pod in now} if len(now) == count else None, Progress(250), labels=selector)

@@ -26,7 +26,7 @@ from tests.doubles.router import free_ports
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 REGISTRY = shutil.which("docker-registry")
-needs_registry = pytest.mark.skipif(REGISTRY is None, reason="no registry for tests: apt install docker-registry")
+needs_registry = pytest.mark.skipif(REGISTRY is None, reason="no registry for tests: apt-get install docker-registry")
 PASSWORDS = "deployer:$2b$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n"
 """As htpasswd writes it: the password is `right`."""
 
@@ -40,7 +40,7 @@ def serving(folder: Path, auth: str = "") -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(REGISTRY), "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
-        with loopback.client(5, f"http://127.0.0.1:{port}") as client:
+        with loopback.client(30, f"http://127.0.0.1:{port}") as client:
             Progress(60).until(lambda: _answers(client), every=0.1)
         yield f"127.0.0.1:{port}"
     finally:
@@ -51,7 +51,7 @@ def serving(folder: Path, auth: str = "") -> Iterator[str]:
 def push(host: str, repository: str, tag: str, login: Login | None = None) -> str:
     """The smallest image that there is; its digest as the registry gave it."""
     headers = {"Authorization": login.header} if login else {}
-    with loopback.client(10, f"http://{host}", headers) as client:
+    with loopback.client(30, f"http://{host}", headers) as client:
         config = b"{}"
         named = f"sha256:{hashlib.sha256(config).hexdigest()}"
         where = client.post(f"/v2/{repository}/blobs/uploads/").headers["Location"]

@@ -24,12 +24,15 @@ from infra.local import startup
 from infra.local.processes import end, home_id, marked
 from infra.platform import Platform, Release, Route
 from infra.settings import Settings
-from infra.specs import ClusterSpec
+from infra.specs import ClusterSpec, ModelSpec
 from infra.waiting import Phase, Progress
 from tests.doubles import ray_engine
 from tests.doubles.engine import engine
 from tests.doubles.hub import model_files
 from tests.doubles.releases import spec
+
+PATIENCE = 250.0
+"""Seconds that these tests give to what takes a few, where nobody else needs the machine."""
 
 
 class Stand(ABC):
@@ -41,6 +44,8 @@ class Stand(ABC):
     platform: Platform
     cluster: ClusterSpec
     image: str
+    each: int
+    """How many `processes` one scripted engine is."""
 
     @abstractmethod
     def again(self, **other: Any) -> Platform:
@@ -57,6 +62,14 @@ class Stand(ABC):
     @abstractmethod
     def written(self) -> list[bytes]:
         """Everything that is written down."""
+
+    @abstractmethod
+    def files(self, release: Release) -> Path:
+        """The folder with a release's weights, as this machine sees it."""
+
+    def declared(self, **keys: Any) -> ModelSpec:
+        """A model with this platform's own image."""
+        return spec(**keys)
 
     @abstractmethod
     def close(self) -> None:
@@ -77,19 +90,21 @@ class Stand(ABC):
         self.source(weights, seed)
         engine_spec = {"kind": "vllm", "max_num_seqs": 2, "max_model_len": 64, **keys.pop("engine", {})}
         declared = spec(**{"weights": f"file://{weights}", "engine": engine_spec, **keys})
-        seen = self.platform.model_weights.look(declared, self.sources, Progress(10))
+        seen = self.platform.model_weights.look(declared, self.sources, Progress(PATIENCE))
         return Release(declared, seen.revision, seen.manifest, self.image, seen.source, str(self.sources))
 
     def release(self, scripted: str = "", **keys: Any) -> Release:
         """A release that can be started. `scripted`: what its engine does wrong (tests/doubles/ray_engine.py)."""
         extra = {"scripted": scripted} if scripted else {}
         made = self.unfetched(engine={**keys.pop("engine", {}), "extra": extra}, **keys)
-        self.platform.model_weights.apply(made, Progress(20))
+        self.platform.model_weights.apply(made, Progress(PATIENCE))
         return made
 
 
 class LocalStand(Stand):
-    """The local platform in a home of its own."""
+    """The local platform in a home of its own. An engine is its leader and a worker."""
+
+    each = 2
 
     def __init__(self, folder: Path, sources: Path, **given: Any) -> None:
         self.folder, self.sources = folder, sources
@@ -113,6 +128,11 @@ class LocalStand(Stand):
     def written(self) -> list[bytes]:
         return [path.read_bytes() for path in self.settings.home.rglob("*") if path.is_file()]
 
+    def files(self, release: Release) -> Path:
+        state = self.platform.model_weights.observe(release)
+        assert state
+        return Path(state.path)
+
     def close(self) -> None:
         """… and proves that nothing is left."""
         for mark in {mark for _, mark in marked(home_id(self.settings.home))}:
@@ -125,17 +145,20 @@ class LocalStand(Stand):
 
 
 class KubernetesStand(Stand):
-    """The platform kubernetes in a namespace of its own; its pods are real processes, and the engine in them is scripted."""
+    """The platform kubernetes in a namespace of its own; its pods are real processes, and the engine in them is scripted. An engine is a pod."""
+
+    each = 1
 
     def __init__(self, lab: Any, folder: Path, sources: Path) -> None:
         from tests.kubernetes import engines
-        from tests.kubernetes.lab import insist_on_processes
+        from tests.kubernetes.lab import close, insist_on_processes
 
         insist_on_processes()
-        self._lab, self._engines = lab, engines
+        self._lab, self._engines, self._close = lab, engines, close
         self._open = contextlib.ExitStack()
         self.namespace = self._open.enter_context(lab.namespace())
         self.folder, self.sources, self.place = folder, sources, lab.place(folder, self.namespace, real=True)
+        self._open.callback(close, self.place)
         self.settings, digest = self.place.settings, "sha256:" + "1" * 64
         block = self.place.block.model_dump() | {"kuberay": "existing"}
         declared = {"name": "lab", "platform": "kubernetes", "kubernetes": block, "endpoint": {"image": f"registry.invalid/haproxy@{digest}"}}
@@ -146,7 +169,10 @@ class KubernetesStand(Stand):
     def again(self, **other: Any) -> Platform:
         from infra import kubernetes
 
-        return kubernetes.platform(self.settings.model_copy(update=other), self.cluster)
+        made = kubernetes.platform(self.settings.model_copy(update=other), self.cluster)
+        made.model_weights._trust = 0.0  # type: ignore[attr-defined]  # every look at the files is a fresh one
+        self._open.callback(self._close, made.records._place)  # type: ignore[attr-defined]
+        return made
 
     @contextlib.contextmanager
     def engines(self) -> Iterator[Callable[[str], tuple[str, int]]]:
@@ -164,6 +190,19 @@ class KubernetesStand(Stand):
         own = [kind for kind in kinds.KINDS.values() if kind.namespaced and kind is not kinds.REVIEW]
         return [json.dumps(item).encode() for kind in own for item in self.place.api.list(kind, self.namespace).items]
 
+    def files(self, release: Release) -> Path:
+        """The lab's volumes are folders."""
+        from infra.kubernetes import kinds
+        from infra.kubernetes.weights_job import claim_name
+
+        claim = self.place.api.get(kinds.CLAIM, claim_name(release.manifest), self.namespace)
+        volume = claim and self.place.api.get(kinds.VOLUME, claim["spec"]["volumeName"])
+        assert volume
+        return Path(volume["spec"]["hostPath"]["path"])
+
+    def declared(self, **keys: Any) -> ModelSpec:
+        return spec(image=self.image, **keys)
+
     def close(self) -> None:
         """With its namespace goes all that is in it; pods that would take their time are ended first."""
         from infra.kubernetes import kinds
@@ -176,7 +215,11 @@ class KubernetesStand(Stand):
 
 def stand_of(name: str, request: pytest.FixtureRequest, folder: Path, sources: Path) -> Stand:
     """A platform joins here."""
-    return LocalStand(folder, sources) if name == "local" else KubernetesStand(request.getfixturevalue("lab"), folder, sources)
+    if name == "local":
+        return LocalStand(folder, sources)
+    lab = request.getfixturevalue("lab")
+    request.getfixturevalue("patient")
+    return KubernetesStand(lab, folder, sources)
 
 
 STANDS = ("local", "kubernetes")
@@ -195,9 +238,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scripted engine is ready in a moment, and a silent one stays silent: nobody has to look as seldom, or wait as long, as for a real one."""
+    """A scripted engine is ready in a moment: nobody has to look as seldom as for a real one. One that does not answer for some seconds is slow, not silent."""
     monkeypatch.setattr(startup, "POLL", 0.05)
-    monkeypatch.setattr(startup, "HEALTH_SECONDS", 0.5)
+    monkeypatch.setattr(startup, "HEALTH_SECONDS", 60.0)
+    monkeypatch.setattr("infra.kubernetes.weights_run.EVERY", 0.3)
 
 
 @pytest.fixture(scope="session")
@@ -240,11 +284,22 @@ def killed(work: Callable[[Progress], object], at: str) -> list[str]:
         if phase.name == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = context.Process(target=lambda: work(Progress(100, report=die_in_time)))
+    child = context.Process(target=lambda: work(Progress(PATIENCE, report=die_in_time)))
     child.start()
-    child.join(100)
+    child.join(PATIENCE)
     assert child.exitcode == -signal.SIGKILL, f"it was to die in {at!r}, and ended with {child.exitcode}"
     return [told.get() for _ in iter(lambda: not told.empty(), False)]
+
+
+def expiring(at: str) -> Progress:
+    """Its deadline passes when the phase `at` begins, however quick or slow that comes."""
+
+    def expire(phase: Phase) -> None:
+        if phase.name == at:
+            made._deadline = 0.0
+
+    made = Progress(PATIENCE, report=expire)
+    return made
 
 
 def edited(release: Release, **keys: Any) -> Release:

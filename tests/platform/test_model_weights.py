@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,18 +10,16 @@ from infra.errors import ConfigError, PipelineError
 from infra.platform import Platform
 from infra.waiting import Progress
 from infra.weights import Manifest
-from tests.platform.conftest import LocalStand, killed
-
-pytestmark = pytest.mark.only("local")
+from tests.platform.conftest import Stand, killed
 
 
-def test_weights_are_absent_until_they_are_applied(stand: LocalStand, platform: Platform) -> None:
+def test_weights_are_absent_until_they_are_applied(stand: Stand, platform: Platform) -> None:
     """Looking at the source fetches nothing; apply brings every byte; again brings none."""
     release = stand.unfetched()
     assert platform.model_weights.observe(release) is None
 
-    first = platform.model_weights.apply(release, Progress(20))
-    again = platform.model_weights.apply(release, Progress(20))
+    first = platform.model_weights.apply(release, Progress(250))
+    again = platform.model_weights.apply(release, Progress(250))
     seen = stand.again().model_weights.observe(release)
 
     assert (first.changed, again.changed) == (True, False)
@@ -32,52 +29,50 @@ def test_weights_are_absent_until_they_are_applied(stand: LocalStand, platform: 
     assert first.facts
     assert first.facts.architecture == "LlamaForCausalLM"
     for file in release.manifest.files:
-        assert Path(first.path, file.path).read_bytes() == (stand.sources / "weights" / file.path).read_bytes()
+        assert (stand.files(release) / file.path).read_bytes() == (stand.sources / "weights" / file.path).read_bytes()
 
 
-def test_deleted_weights_are_absent_and_the_source_is_untouched(stand: LocalStand, platform: Platform) -> None:
+def test_deleted_weights_are_absent_and_the_source_is_untouched(stand: Stand, platform: Platform) -> None:
     """Twice over; and another release's weights stay."""
     mine, other = stand.release(), stand.release(weights="other", seed=1)
 
-    platform.model_weights.delete(mine, Progress(10))
-    platform.model_weights.delete(mine, Progress(10))
+    platform.model_weights.delete(mine, Progress(250))
+    platform.model_weights.delete(mine, Progress(250))
 
     assert platform.model_weights.observe(mine) is None
     assert platform.model_weights.observe(other)
-    assert platform.model_weights.verify(other, Progress(10)) == ()
+    assert platform.model_weights.verify(other, Progress(250)) == ()
     assert (stand.sources / "weights" / "model.safetensors").exists()
 
 
-def test_a_fetch_killed_in_the_middle_is_finished_by_the_next(stand: LocalStand, platform: Platform) -> None:
+def test_a_fetch_killed_in_the_middle_is_finished_by_the_next(stand: Stand, platform: Platform) -> None:
     """What is half there is not there."""
     release = stand.unfetched(weights="killed", seed=2)
     killed(lambda progress: stand.again().model_weights.apply(release, progress), "weights")
     assert platform.model_weights.observe(release) is None
 
-    platform.model_weights.apply(release, Progress(20))
+    platform.model_weights.apply(release, Progress(250))
 
-    assert platform.model_weights.verify(release, Progress(10)) == ()
+    assert platform.model_weights.verify(release, Progress(250)) == ()
 
 
-def test_a_damaged_file_is_found_and_repaired(stand: LocalStand, platform: Platform) -> None:
+def test_a_damaged_file_is_found_and_repaired(stand: Stand, platform: Platform) -> None:
     """By apply, from the source, without fetching what is good."""
     release = stand.release()
-    state = platform.model_weights.observe(release)
-    assert state
-    file = Path(state.path, "config.json")
+    file = stand.files(release) / "config.json"
     content = file.read_bytes()
     file.chmod(0o600)
     file.write_bytes(content[:-1] + b" ")
 
-    bad = platform.model_weights.verify(release, Progress(10))
-    platform.model_weights.apply(release, Progress(20))
+    bad = platform.model_weights.verify(release, Progress(250))
+    platform.model_weights.apply(release, Progress(250))
 
     assert [one.path for one in bad] == ["config.json"]
-    assert platform.model_weights.verify(release, Progress(10)) == ()
+    assert platform.model_weights.verify(release, Progress(250)) == ()
     assert file.read_bytes() == content
 
 
-def test_a_source_that_has_moved_on_is_an_error_and_never_other_weights(stand: LocalStand, platform: Platform) -> None:
+def test_a_source_that_has_moved_on_is_an_error_and_never_other_weights(stand: Stand, platform: Platform) -> None:
     """A release names its bytes; what the folder holds today is another release."""
     release = stand.unfetched()
     files = tuple(replace(file, digest="sha256:" + "0" * 64) if file.path == "config.json" else file for file in release.manifest.files)
@@ -88,19 +83,19 @@ def test_a_source_that_has_moved_on_is_an_error_and_never_other_weights(stand: L
     assert platform.model_weights.observe(replace(release, manifest=Manifest(files))) is None
 
 
-def test_weights_that_no_engine_could_load_are_refused_here(stand: LocalStand, platform: Platform) -> None:
+def test_weights_that_no_engine_could_load_are_refused_here(stand: Stand, platform: Platform) -> None:
     """Not after a minute of starting."""
     release = stand.unfetched()
     without = Manifest(tuple(file for file in release.manifest.files if not file.path.startswith("tokenizer")))
 
     with pytest.raises(ConfigError) as told:
-        platform.model_weights.apply(replace(release, manifest=without), Progress(10))
+        platform.model_weights.apply(replace(release, manifest=without), Progress(250))
 
     assert "tokenizer" in told.value.problem.what
 
 
-def test_verify_of_what_is_not_here_names_every_file(stand: LocalStand, platform: Platform) -> None:
+def test_verify_of_what_is_not_here_names_every_file(stand: Stand, platform: Platform) -> None:
     """Absent is as bad as damaged."""
     release = stand.unfetched(weights="absent", seed=3)
 
-    assert {bad.path for bad in platform.model_weights.verify(release, Progress(10))} == {file.path for file in release.manifest.files}
+    assert {bad.path for bad in platform.model_weights.verify(release, Progress(250))} == {file.path for file in release.manifest.files}

@@ -1,4 +1,8 @@
-"""`ray_service` on every platform: started, found, adopted, healed, removed, and nothing else touched."""
+"""`ray_service` on every platform: started, found, adopted, healed, removed, and nothing else touched.
+
+How an engine dies and what its start looks like from outside is another thing on a cluster, which starts it again by itself: what is said of
+that here is so on `local` alone, and for a cluster in tests/kubernetes/test_ray_service.py.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,41 @@ import contextlib
 import os
 import signal
 import threading
-import time
 
 import httpx
 import psutil
 import pytest
 
 from infra.errors import Permanent, Timeout, Transient, Withdrawn
+from infra.local import startup
 from infra.platform import Platform, ServiceState
 from infra.waiting import Phase, Progress
-from tests.platform.conftest import LocalStand, killed
-
-pytestmark = pytest.mark.only("local")
+from tests.platform.conftest import LocalStand, Stand, expiring, killed
 
 
-def ask(address: tuple[str, int] | None, prompt: str = "ping") -> httpx.Response:
+def ask(platform: Platform, state: ServiceState, prompt: str = "ping") -> httpx.Response:
     """One question to a release at its own address."""
-    assert address
     body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        return client.post(f"http://{address[0]}:{address[1]}/v1/chat/completions", json=body)
+    with platform.ray_service.client(state, 60) as client:
+        return client.post("/v1/chat/completions", json=body)
 
 
-def test_what_was_never_started_is_absent(stand: LocalStand, platform: Platform) -> None:
+def test_what_was_never_started_is_absent(stand: Stand, platform: Platform) -> None:
     """Observing and deleting something absent change nothing and fail at nothing."""
     release = stand.release()
 
     assert platform.ray_service.observe(release) is None
     assert platform.ray_service.running() == ()
-    platform.ray_service.delete(release, Progress())
+    platform.ray_service.delete(release, Progress(250))
     assert platform.ray_service.observe(release) is None
 
 
-def test_an_applied_service_answers_until_it_is_deleted(stand: LocalStand, platform: Platform) -> None:
+def test_an_applied_service_answers_until_it_is_deleted(stand: Stand, platform: Platform) -> None:
     """Apply waits for a token; again changes nothing; after delete nothing of it is left, twice over."""
     release = stand.release()
 
-    first = platform.ray_service.apply(release, Progress(20))
-    again = platform.ray_service.apply(release, Progress(20))
+    first = platform.ray_service.apply(release, Progress(250))
+    again = platform.ray_service.apply(release, Progress(250))
     seen = stand.again().ray_service.observe(release)
 
     assert first.changed
@@ -51,21 +52,21 @@ def test_an_applied_service_answers_until_it_is_deleted(stand: LocalStand, platf
     assert (again.changed, again.address, again.phase) == (False, first.address, "ready")
     assert seen == again
     assert first.data_version == release.name
-    assert ask(first.address).status_code == 200
-    platform.ray_service.delete(release, Progress(10))
+    assert ask(platform, first).status_code == 200
+    platform.ray_service.delete(release, Progress(250))
     assert platform.ray_service.observe(release) is None
     assert stand.processes() == set()
-    platform.ray_service.delete(release, Progress(10))
-    with pytest.raises(httpx.ConnectError):
-        ask(first.address)
+    platform.ray_service.delete(release, Progress(250))
+    with pytest.raises(httpx.HTTPError):
+        ask(platform, first).raise_for_status()
 
 
-def test_the_engines_own_report_and_the_phases_are_kept(stand: LocalStand, platform: Platform) -> None:
+def test_the_engines_own_report_and_the_phases_are_kept(stand: Stand, platform: Platform) -> None:
     """Arguments come from the engine's log, phases explain the start, and both are still known to another process."""
-    release = stand.release()
+    release = stand.release("slow 2")
     heard: list[str] = []
 
-    state = platform.ray_service.apply(release, Progress(20, report=lambda phase: heard.append(phase.name)))
+    state = platform.ray_service.apply(release, Progress(250, report=lambda phase: heard.append(phase.name)))
 
     kept = stand.again().ray_service.observe(release)
     assert kept
@@ -74,51 +75,51 @@ def test_the_engines_own_report_and_the_phases_are_kept(stand: LocalStand, platf
     assert state.arguments["served_model_name"] == "demo"
     assert kept.phases == state.phases
     assert heard.index("engine: weights") < heard.index("first answer")
-    assert state.phases["unexplained"] < 0.5
+    assert state.phases["unexplained"] < sum(state.phases.values()) / 2
 
 
 @pytest.mark.parametrize("phase", ["engine: import", "first answer"])
-def test_a_start_killed_in_the_middle_is_finished_by_the_next(stand: LocalStand, platform: Platform, phase: str) -> None:
+def test_a_start_killed_in_the_middle_is_finished_by_the_next(stand: Stand, platform: Platform, phase: str) -> None:
     """Before the engine started, and just before it was ready."""
     release = stand.release()
     killed(lambda progress: stand.again().ray_service.apply(release, progress), phase)
     left = stand.processes()
 
-    state = platform.ray_service.apply(release, Progress(20))
+    state = platform.ray_service.apply(release, Progress(250))
 
     assert state.ready
-    assert ask(state.address).status_code == 200
+    assert ask(platform, state).status_code == 200
     assert left <= stand.processes(), "what had started was adopted, not started anew"
-    assert len(stand.processes()) == 2
+    assert len(stand.processes()) == stand.each
 
 
-def test_a_start_killed_in_the_middle_can_be_deleted(stand: LocalStand, platform: Platform) -> None:
+def test_a_start_killed_in_the_middle_can_be_deleted(stand: Stand, platform: Platform) -> None:
     """Without ever having been ready."""
-    release = stand.release("slow 30")
+    release = stand.release("slow 600")
     killed(lambda progress: stand.again().ray_service.apply(release, progress), "engine: import")
 
     assert platform.ray_service.observe(release) is not None
-    platform.ray_service.delete(release, Progress(10))
+    platform.ray_service.delete(release, Progress(250))
 
     assert platform.ray_service.observe(release) is None
     assert platform.inventory.find() == tuple(left for left in platform.inventory.find() if left.data)
 
 
-def test_a_starting_service_is_adopted_by_a_second_apply(stand: LocalStand, platform: Platform) -> None:
+def test_a_starting_service_is_adopted_by_a_second_apply(stand: Stand, platform: Platform) -> None:
     """Two who want the same release at once get the same processes."""
     release = stand.release("slow 1")
     states = []
-    threads = [threading.Thread(target=lambda: states.append(stand.again().ray_service.apply(release, Progress(20)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: states.append(stand.again().ray_service.apply(release, Progress(250)))) for _ in range(2)]
 
     threads[0].start()
-    Progress(10).until(lambda: platform.ray_service.running("demo") or None, every=0.05)
-    Progress(10).until(lambda: True if stand.processes() else None, every=0.05)
+    Progress(250).until(lambda: platform.ray_service.running("demo") or None, every=0.05)
+    Progress(250).until(lambda: True if stand.processes() else None, every=0.05)
     threads[1].start()
     for thread in threads:
         thread.join()
 
     assert len({state.address for state in states}) == 1
-    assert len(stand.processes()) == 2
+    assert len(stand.processes()) == stand.each
 
 
 @pytest.mark.parametrize(
@@ -129,15 +130,13 @@ def test_a_starting_service_is_adopted_by_a_second_apply(stand: LocalStand, plat
         ("stuck kv_too_small", "cache does not fit"),
     ],
 )
-def test_an_engine_that_can_not_start_ends_the_wait_with_its_reason(stand: LocalStand, platform: Platform, script: str, why: str) -> None:
-    """Within seconds and not at the deadline; permanent, since the same start would meet it again."""
+def test_an_engine_that_can_not_start_ends_the_wait_with_its_reason(stand: Stand, platform: Platform, script: str, why: str) -> None:
+    """Not at the deadline, which would be another error; permanent, since the same start would meet it again."""
     release = stand.release(script)
-    began = time.monotonic()
 
     with pytest.raises(Permanent) as told:
-        platform.ray_service.apply(release, Progress(60))
+        platform.ray_service.apply(release, Progress(250))
 
-    assert time.monotonic() - began < 10
     assert why in (told.value.problem.why or "")
     assert told.value.problem.log
     assert told.value.problem.next
@@ -146,55 +145,63 @@ def test_an_engine_that_can_not_start_ends_the_wait_with_its_reason(stand: Local
     assert [path for path in platform.ray_service.log(release.name, "engine") if told.value.problem.log[:60] in path.read_text()]
 
 
+@pytest.mark.only("local")
 def test_an_engine_that_vanishes_without_a_word_may_be_tried_again(stand: LocalStand, platform: Platform) -> None:
     """Nothing says that the same start would fail again, and the guess is shown as one."""
     with pytest.raises(Transient) as told:
-        platform.ray_service.apply(stand.release("vanish"), Progress(30))
+        platform.ray_service.apply(stand.release("vanish"), Progress(250))
 
     assert (told.value.problem.why or "").startswith("probably:")
 
 
+@pytest.mark.only("local")
 def test_a_port_taken_in_passing_costs_a_second_start_only(stand: LocalStand, platform: Platform) -> None:
     """Nobody has to repeat the command."""
-    state = platform.ray_service.apply(stand.release("die once port_in_use"), Progress(30))
+    state = platform.ray_service.apply(stand.release("die once port_in_use"), Progress(250))
 
     assert state.ready
 
 
+@pytest.mark.only("local")
 def test_a_wait_ends_at_its_deadline_and_leaves_something_to_adopt(stand: LocalStand, platform: Platform) -> None:
     """Timeout names the phase; what was started goes on starting."""
-    release = stand.release("slow 1.5")
+    gate = stand.folder / "gate"
+    release = stand.release(f"after {gate}")
 
     with pytest.raises(Timeout) as told:
-        platform.ray_service.apply(release, Progress(0.4))
+        platform.ray_service.apply(release, expiring("engine: import"))
 
     state = platform.ray_service.observe(release)
     assert "still in phase" in told.value.problem.what
     assert state
     assert state.phase == "starting"
-    assert platform.ray_service.apply(release, Progress(20)).ready
+    gate.write_text("")
+    assert platform.ray_service.apply(release, Progress(250)).ready
 
 
-def test_a_wait_ends_when_the_model_is_taken_down(stand: LocalStand, platform: Platform) -> None:
-    """Whatever the progress raises ends it within two seconds."""
-    began = time.monotonic()
+def test_a_wait_ends_when_the_model_is_taken_down(stand: Stand, platform: Platform) -> None:
+    """Whatever the progress raises ends it: this engine would never be ready, and the deadline is another error."""
+    begun = threading.Event()
 
     def stop() -> None:
-        if time.monotonic() - began > 0.5:
+        if begun.is_set():
             raise Withdrawn("taken down")
 
+    def tell(phase: Phase) -> None:
+        if phase.name == "engine: import":
+            begun.set()
+
     with pytest.raises(Withdrawn):
-        platform.ray_service.apply(stand.release("slow 30"), Progress(60, stop=stop))
-
-    assert time.monotonic() - began < 15
+        platform.ray_service.apply(stand.release("slow 600"), Progress(250, report=tell, stop=stop))
 
 
+@pytest.mark.only("local")
 def test_a_service_that_died_is_seen_as_dead_and_started_anew(stand: LocalStand, platform: Platform) -> None:
     """Its release is the same; its last words are in the problem."""
     release = stand.release("die after 2")
-    state = platform.ray_service.apply(release, Progress(20))
+    state = platform.ray_service.apply(release, Progress(250))
     with pytest.raises(httpx.HTTPError):
-        ask(state.address)
+        ask(platform, state)
 
     def seen_dead() -> ServiceState | None:
         with contextlib.suppress(Transient):  # while it dies it may just not answer
@@ -202,8 +209,8 @@ def test_a_service_that_died_is_seen_as_dead_and_started_anew(stand: LocalStand,
             return found if found and not found.ready else None
         return None
 
-    dead = Progress(5).until(seen_dead, every=0.05)
-    healed = platform.ray_service.apply(release, Progress(20))
+    dead = Progress(250).until(seen_dead, every=0.05)
+    healed = platform.ray_service.apply(release, Progress(250))
 
     assert dead.phase == "dead"
     assert dead.problem
@@ -211,27 +218,30 @@ def test_a_service_that_died_is_seen_as_dead_and_started_anew(stand: LocalStand,
     assert healed.ready
 
 
+@pytest.mark.only("local")
 def test_a_start_whose_leader_died_is_dead_although_a_worker_is_left(stand: LocalStand, platform: Platform) -> None:
     """Else the next apply would wait for it until its deadline."""
-    release = stand.release("slow 30")
+    release = stand.release("slow 600")
     with pytest.raises(Timeout):
-        platform.ray_service.apply(release, Progress(0.4))
-    Progress(5).until(lambda: len(stand.processes()) == 2 or None, every=0.02)
+        platform.ray_service.apply(release, expiring("engine: import"))
+    Progress(250).until(lambda: len(stand.processes()) == 2 or None, every=0.02)
     (worker,) = [pid for pid in stand.processes() if psutil.Process(pid).name() == "sleep"]
     for pid in stand.processes() - {worker}:
         os.kill(pid, signal.SIGKILL)
 
-    found = Progress(5).until(lambda: platform.ray_service.observe(release), every=0.05)
+    Progress(250).until(lambda: stand.processes() == {worker} or None, every=0.05)
+    found = platform.ray_service.observe(release)
 
-    assert stand.processes() == {worker}
+    assert found
     assert found.phase == "dead"
 
 
+@pytest.mark.only("local")
 def test_a_service_that_calls_itself_sick_is_dead(stand: LocalStand, platform: Platform) -> None:
     """Its processes live, and yet it is to be healed."""
     release = stand.release("sick after 2")
-    state = platform.ray_service.apply(release, Progress(20))
-    ask(state.address)
+    state = platform.ray_service.apply(release, Progress(250))
+    ask(platform, state)
 
     found = platform.ray_service.observe(release)
 
@@ -240,14 +250,16 @@ def test_a_service_that_calls_itself_sick_is_dead(stand: LocalStand, platform: P
     assert "503" in (found.problem.what if found.problem else "")
 
 
-def test_a_service_that_does_not_answer_is_not_called_dead(stand: LocalStand, platform: Platform) -> None:
+@pytest.mark.only("local")
+def test_a_service_that_does_not_answer_is_not_called_dead(stand: LocalStand, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     """"Cannot tell" is not "dead": healing would kill an engine that is only slow. Lists still show it."""
     release = stand.release("deaf")
-    state = platform.ray_service.apply(release, Progress(20))
+    state = platform.ray_service.apply(release, Progress(250))
     assert state.address
-    asking = threading.Thread(target=_ask_in_vain, args=(state.address,))
+    asking = threading.Thread(target=_ask_in_vain, args=(platform, state))
     asking.start()
-    Progress(5).until(lambda: _silent(state.address) or None, every=0.05)
+    Progress(250).until(lambda: _silent(state.address) or None, every=0.05)
+    monkeypatch.setattr(startup, "HEALTH_SECONDS", 0.5)
 
     with pytest.raises(Transient):
         platform.ray_service.observe(release)
@@ -255,42 +267,43 @@ def test_a_service_that_does_not_answer_is_not_called_dead(stand: LocalStand, pl
 
     assert (listed.release, listed.phase) == (release.name, "starting")
     assert listed.problem
-    platform.ray_service.delete(release, Progress(10))
-    asking.join(5)
+    platform.ray_service.delete(release, Progress(250))
+    asking.join(60)
 
 
-def test_two_releases_run_side_by_side_and_only_the_named_one_goes(stand: LocalStand, platform: Platform) -> None:
+def test_two_releases_run_side_by_side_and_only_the_named_one_goes(stand: Stand, platform: Platform) -> None:
     """That is what blue/green needs: own ports, own folders, no common fate."""
     old, new = stand.release(), stand.release(engine={"max_model_len": 128})
-    first, second = platform.ray_service.apply(old, Progress(20)), platform.ray_service.apply(new, Progress(20))
+    first, second = platform.ray_service.apply(old, Progress(250)), platform.ray_service.apply(new, Progress(250))
     assert first.address != second.address
     assert {state.release for state in platform.ray_service.running("demo")} == {old.name, new.name}
     assert platform.ray_service.running("dem") == ()
 
-    platform.ray_service.remove(old.name, Progress(10))
+    platform.ray_service.remove(old.name, Progress(250))
 
-    assert ask(second.address).status_code == 200
+    assert ask(platform, second).status_code == 200
     assert [state.release for state in platform.ray_service.running()] == [new.name]
 
 
-def test_a_removed_service_leaves_its_logs(stand: LocalStand, platform: Platform) -> None:
+def test_a_removed_service_leaves_its_logs(stand: Stand, platform: Platform) -> None:
     """`logs` works after the end too; the files are those of the last start."""
     release = stand.release()
-    platform.ray_service.apply(release, Progress(20))
+    platform.ray_service.apply(release, Progress(250))
     while_running = [path.read_text() for path in platform.ray_service.log(release.name, "engine")]
 
-    platform.ray_service.delete(release, Progress(10))
+    platform.ray_service.delete(release, Progress(250))
 
     kept = [path.read_text() for path in platform.ray_service.log(release.name, "engine")]
     assert "Application startup complete" in kept[0]
     assert kept == while_running
 
 
+@pytest.mark.only("local")
 def test_the_declared_chat_template_reaches_the_engine(stand: LocalStand, platform: Platform) -> None:
     """As a file with exactly the declared text."""
     text = "{% for m in messages %}<{{ m.content }}>{% endfor %}\n"
     release = stand.release(engine={"chat_template": text})
-    platform.ray_service.apply(release, Progress(20))
+    platform.ray_service.apply(release, Progress(250))
 
     (leader, *_) = (stand.settings.home / "services" / release.name).glob("chat_template.jinja")
 
@@ -298,22 +311,23 @@ def test_the_declared_chat_template_reaches_the_engine(stand: LocalStand, platfo
     assert any(str(leader) in command for command in _commands(stand))
 
 
-def test_what_changes_in_place_restarts_nothing(stand: LocalStand, platform: Platform) -> None:
+def test_what_changes_in_place_restarts_nothing(stand: Stand, platform: Platform) -> None:
     """A plain server has one replica; `adjust` leaves it running whatever the numbers say."""
     release = stand.release()
-    before = platform.ray_service.apply(release, Progress(20))
+    before = platform.ray_service.apply(release, Progress(250))
 
-    after = platform.ray_service.adjust(release, Progress(20))
+    after = platform.ray_service.adjust(release, Progress(250))
 
     assert (after.address, after.since) == (before.address, before.since)
     assert not after.changed
 
 
+@pytest.mark.only("local")
 def test_the_token_of_a_release_is_nobodys_business(stand: LocalStand, platform: Platform) -> None:
     """It stands in no phase and on no command line, and in a file that only we can read."""
     told: list[Phase] = []
     release = stand.release()
-    platform.ray_service.apply(release, Progress(20, report=told.append))
+    platform.ray_service.apply(release, Progress(250, report=told.append))
     file = stand.settings.home / "services" / release.name / "token"
 
     token = file.read_text()
@@ -322,9 +336,9 @@ def test_the_token_of_a_release_is_nobodys_business(stand: LocalStand, platform:
     assert token not in str(told) + str(_commands(stand))
 
 
-def _ask_in_vain(address: tuple[str, int]) -> None:
+def _ask_in_vain(platform: Platform, state: ServiceState) -> None:
     with contextlib.suppress(httpx.HTTPError):
-        ask(address)
+        ask(platform, state)
 
 
 def _commands(stand: LocalStand) -> list[str]:
@@ -334,7 +348,7 @@ def _commands(stand: LocalStand) -> list[str]:
 def _silent(address: tuple[str, int] | None) -> bool:
     assert address
     try:
-        httpx.get(f"http://{address[0]}:{address[1]}/health", timeout=0.2, trust_env=False)
+        httpx.get(f"http://{address[0]}:{address[1]}/health", timeout=3, trust_env=False)
     except httpx.TimeoutException:
         return True
     return False

@@ -97,6 +97,24 @@ def test_what_is_deleted_or_purged_is_absent_twice_over(platform: Platform) -> N
     assert platform.records.owners() == ("other",)
 
 
+def test_records_that_are_read_at_once_are_written_as_strictly(platform: Platform) -> None:
+    """What is written through them is seen from then on; what somebody else wrote meanwhile is a conflict, and seen after it."""
+    stored = platform.records.put("demo", "pin", {"n": 1}, None)
+    platform.records.put("other", "release/a", {}, None)
+    seen = platform.records.at_once()
+
+    assert (seen.get("demo", "pin"), seen.owners(), list(seen.list("other", "release/"))) == (stored, ("demo", "other"), ["release/a"])
+    theirs = platform.records.put("demo", "pin", {"n": 2}, stored.version)
+    with pytest.raises(Conflict):
+        seen.put("demo", "pin", {"n": 3}, stored.version)
+    assert seen.get("demo", "pin") == theirs
+    ours = seen.put("demo", "pin", {"n": 4}, theirs.version)
+    assert platform.records.get("demo", "pin") == ours == seen.get("demo", "pin")
+    seen.delete("demo", "pin")
+    assert platform.records.get("demo", "pin") is None
+    assert seen.get("demo", "pin") is None
+
+
 def test_of_many_writers_each_number_is_written_once(stand: Stand) -> None:
     """Threads and processes at once: compare and write are one."""
 
@@ -116,7 +134,7 @@ def test_of_many_writers_each_number_is_written_once(stand: Stand) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(100)
+        worker.join(250)
 
     found = stand.platform.records.get("demo", "acts")
     assert found
@@ -151,16 +169,16 @@ def test_a_lock_is_held_by_one_and_the_waiting_hear_who(stand: Stand) -> None:
     """Who waits says for whom; a deadline or a `down` ends the wait, and the lock is free afterwards."""
     mine, told = stand.again().records, []
 
-    with stand.platform.records.lock("demo.ray_service", "run 1234", Progress(60)):
+    with stand.platform.records.lock("demo.ray_service", "run 1234", Progress(250)):
         with pytest.raises(Timeout), mine.lock("demo.ray_service", "me", Progress(0.3, report=lambda phase: told.append(phase.detail))):
             raise AssertionError("both hold the lock")
-        with pytest.raises(Withdrawn), mine.lock("demo.ray_service", "me", Progress(60, stop=_down)):
+        with pytest.raises(Withdrawn), mine.lock("demo.ray_service", "me", Progress(250, stop=_down)):
             raise AssertionError("both hold the lock")
-        with mine.lock("demo.endpoint", "me", Progress(60)):
+        with mine.lock("demo.endpoint", "me", Progress(250)):
             pass
 
     assert "run 1234" in told[0]
-    with mine.lock("demo.ray_service", "me", Progress(60)):
+    with mine.lock("demo.ray_service", "me", Progress(250)):
         pass
 
 
@@ -170,7 +188,7 @@ def test_a_lock_dies_with_its_holder(stand: Stand) -> None:
     held = context.Event()
 
     def hold() -> None:
-        with stand.again().records.lock("demo.ray_service", "run 1", Progress(60)):
+        with stand.again().records.lock("demo.ray_service", "run 1", Progress(250)):
             held.set()
             signal.pause()
 
@@ -178,9 +196,9 @@ def test_a_lock_dies_with_its_holder(stand: Stand) -> None:
     holder.start()
     assert held.wait(60)
     os.kill(holder.pid or 0, signal.SIGKILL)
-    holder.join(10)
+    holder.join(60)
 
-    with stand.platform.records.lock("demo.ray_service", "run 2", Progress(60)):
+    with stand.platform.records.lock("demo.ray_service", "run 2", Progress(250)):
         pass
 
 

@@ -1,4 +1,7 @@
-"""The store of weights and images on every platform: seen one by one, removed one by one; and what several homes share of it."""
+"""The store of weights and images on every platform: seen one by one, removed one by one; and what several homes share of it.
+
+On a cluster nothing is shared: each claim is one revision of one declaration (`held` and `discard`: tests/kubernetes/test_inventory.py).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def serve(platform: Platform, release: Release) -> None:
     decisions.begin(release.id, f"run-{release.id}", "ann", "up")
     decisions.finish(release.id, f"run-{release.id}", "accepted")
     decisions.write("live", Live(release=release.id, since=1.0, by="ann"))
-    platform.image.apply(release, Progress(5))
+    platform.image.apply(release, Progress(250))
 
 
 def parts(platform: Platform) -> list[tuple[str, str]]:
@@ -41,7 +44,7 @@ def parts(platform: Platform) -> list[tuple[str, str]]:
 
 def clear(platform: Platform) -> list[str]:
     """A collection; what it removed."""
-    report = collect(platform, {}, lambda _: False, Progress(30))
+    report = collect(platform, {}, lambda _: False, Progress(250))
     assert not report.postponed
     return [f"{row['part']} {row['why']}" for row in report.removed]
 
@@ -52,9 +55,9 @@ def test_everything_in_the_store_is_seen_with_its_bytes_and_can_be_removed(stand
     seen = {held.id: held for held in platform.inventory.held()}
     first, second = seen[one.manifest.digest[:16]], seen[two.manifest.digest[:16]]
 
-    freed = [platform.inventory.discard(first, Progress(5)), platform.inventory.discard(first, Progress(5))]
+    freed = [platform.inventory.discard(first, Progress(250)), platform.inventory.discard(first, Progress(250))]
     whole = platform.model_weights.observe(two)
-    platform.inventory.discard(second, Progress(5))
+    platform.inventory.discard(second, Progress(250))
 
     shared = set(first.blobs) & set(second.blobs)
     assert shared and first.bytes == one.manifest.size and first.what.startswith("file://")
@@ -70,7 +73,7 @@ def test_an_image_goes_whole_or_half_built(stand: LocalStand, platform: Platform
     (left / "file").write_text("x" * 9000)
 
     (whole, half) = platform.inventory.held()
-    freed = [platform.inventory.discard(held, Progress(10)) for held in (half, whole, whole)]
+    freed = [platform.inventory.discard(held, Progress(250)) for held in (half, whole, whole)]
 
     assert (whole.part, whole.id, half.spent) == ("image", stand.image, "its build or its removal was interrupted")
     assert freed[0] >= 9000 and freed[2] == 0
@@ -106,7 +109,7 @@ def test_a_log_that_only_grows_is_cut_and_its_writer_goes_on(stand: LocalStand, 
     with log.open("ab", buffering=0) as writer:
         writer.write(b"a" * 2000 + b"0123456789")
         (held,) = [held for held in platform.inventory.held() if held.part == "log"]
-        platform.inventory.discard(held, Progress(5))
+        platform.inventory.discard(held, Progress(250))
         writer.write(b"next")
 
     assert held.bytes == 2000 and log.read_bytes() == b"next"
@@ -129,16 +132,16 @@ def test_one_home_sees_and_ends_nothing_of_another(two: tuple[LocalStand, LocalS
     releases = []
     for stand in two:
         release = stand.release()
-        state = stand.platform.ray_service.apply(release, Progress(20))
+        state = stand.platform.ray_service.apply(release, Progress(250))
         assert state.address
-        stand.platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(10))
+        stand.platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(250))
         serve(stand.platform, release)
         releases.append(release)
     (first, second), theirs = two, two[1].processes()
     seen = leftovers(first.platform, "local")
     cluster = Cluster(first.cluster, first.platform, ("demo",))
 
-    report = take_cluster_down(cluster, TeardownConfig(name="local", include_models=True, purge=True), Run("r1", time.time(), "ann", "", "teardown", None), Progress(60), lambda _: None)
+    report = take_cluster_down(cluster, TeardownConfig(name="local", include_models=True, purge=True), Run("r1", time.time(), "ann", "", "teardown", None), Progress(250), lambda _: None)
 
     assert str(first.settings.cache_dir) not in str(report.removed)
     assert seen == () and report.left == [] and first.processes() == set()
@@ -169,8 +172,8 @@ def test_while_another_home_fetches_nothing_is_removed(two: tuple[LocalStand, Lo
     serve(second.platform, second.release())
     unneeded = first.release(weights="more", seed=1)
 
-    with second.platform.records.lock("demo.model_weights", "run of the other clone", Progress(5)):
-        report = collect(first.platform, {}, lambda _: False, Progress(30))
+    with second.platform.records.lock("demo.model_weights", "run of the other clone", Progress(250)):
+        report = collect(first.platform, {}, lambda _: False, Progress(250))
 
     assert "demo.model_weights is held by run of the other clone" in report.postponed
     assert first.platform.model_weights.observe(unneeded)

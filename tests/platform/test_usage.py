@@ -41,12 +41,12 @@ def _live(stand: Stand, platform: Platform, *, serve: bool = True) -> None:
     decisions.remember(release)
     decisions.write("live", Live(release=release.id, since=time.time(), by="test"))
     if serve:
-        state = platform.ray_service.apply(release, Progress(200))
+        state = platform.ray_service.apply(release, Progress(250))
         assert state.address
-        platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(100))
+        platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(250))
 
 
 def _ask(platform: Platform, prompt: str) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
-    with platform.endpoint.client(20) as client:
+    with platform.endpoint.client(60) as client:
         client.post("/chat/completions", json=body).raise_for_status()

@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast test-kubernetes test-all sweep soak bench lint
+.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep soak bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -23,7 +23,7 @@ clean: down ## everything that `up` and `test` made, weights and images too
 test: .venv/test ## fast tests, then the life of a real engine
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest --cov --cov-report=term --ignore tests/kubernetes/test_life.py
+	@$(BIN)/python -m pytest --ignore tests/kubernetes/test_life.py
 
 test-kubernetes: .venv/test ## everything on Kubernetes, a life with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
 	@LLM_PIPELINE_TEST_REQUIRE_KUBERNETES=1 $(BIN)/python -m pytest tests/kubernetes tests/platform
@@ -32,6 +32,9 @@ test-all: test test-kubernetes sweep soak ## everything there is: about two and 
 
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real"
+
+coverage: .venv/test ## the same, with the lines that no test reaches; a third slower
+	@$(BIN)/python -m pytest -m "not real" --cov --cov-report=term
 
 sweep: .venv/test ## kill everything everywhere (an hour and a half); writes docs/kill-sweep.md
 	@$(BIN)/python -m tests.sweep

@@ -21,6 +21,7 @@ from infra import workers
 from infra.errors import ConfigError, Conflict, Problem
 from infra.platform import Records, Release
 from infra.specs import ModelSpec
+from infra.waiting import Progress, retry
 from infra.weights import Manifest
 
 SCHEMA = 1
@@ -409,13 +410,9 @@ class Decisions:
         self.records.put(self.model, name, value.model_dump(mode="json"), version)
 
     @staticmethod
-    def _retry(once: Callable[[], T], attempts: int = 20) -> T:
-        for _ in range(attempts - 1):
-            try:
-                return once()
-            except Conflict:
-                continue
-        return once()
+    def _retry(once: Callable[[], T]) -> T:
+        """Whoever was beaten often waits longer, so that of many writers each has its turn; some five seconds in all."""
+        return retry(once, attempts=40, pause=0.007, on=(Conflict,), progress=Progress())
 
 
 def _noted(attempt: Attempt, update: Mapping[str, Any]) -> Attempt:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -261,46 +261,37 @@ def test_a_claim_is_somebodys_until_it_is_dropped_or_expires(decisions: Decision
 
 def test_of_many_who_claim_at_once_exactly_one_gets_it(tmp_path: Path) -> None:
     """Processes, not only threads."""
-    context = multiprocessing.get_context("fork")
-    answers: Any = context.SimpleQueue()
-    start = context.Event()
+    at = time.time() + 3
+    with ProcessPoolExecutor(5, mp_context=multiprocessing.get_context("spawn")) as processes:
+        rivals = {run: processes.submit(_claim, tmp_path, run, at) for run in (f"run{n}" for n in range(5))}
+        told = {run: rival.result(100) for run, rival in rivals.items()}
 
-    def claim(run: str) -> None:
-        start.wait(10)
-        other = Decisions(LocalRecords(tmp_path), "demo").take_claim(run, "a", 60)
-        answers.put((run, other.run if other else None))
-
-    rivals = [context.Process(target=claim, args=(f"run{n}",)) for n in range(5)]
-    for rival in rivals:
-        rival.start()
-    start.set()
-    for rival in rivals:
-        rival.join(20)
-
-    told = dict(answers.get() for _ in rivals)
     (winner,) = [run for run, other in told.items() if other is None]
     assert {other for other in told.values() if other} == {winner}
 
 
+def _claim(folder: Path, run: str, at: float) -> str | None:
+    """Who was quicker; None: this one. All begin at the same moment."""
+    time.sleep(max(0.0, at - time.time()))
+    other = Decisions(LocalRecords(folder), "demo").take_claim(run, "a", 60)
+    return other.run if other else None
+
+
 def test_changes_of_many_writers_are_all_there(tmp_path: Path) -> None:
     """Read, change, write if nobody wrote meanwhile, again if somebody did: no act is lost and no number given twice."""
-    context = multiprocessing.get_context("fork")
-    numbers: Any = context.SimpleQueue()
-
-    def write(who: str) -> None:
-        mine = Decisions(LocalRecords(tmp_path), "demo")
-        for n in range(15):
-            numbers.put(mine.act(Act(at=float(n), action="heal", because=who)))
-
-    writers: list[Any] = [context.Process(target=write, args=(f"p{n}",)) for n in range(2)] + [threading.Thread(target=write, args=(f"t{n}",)) for n in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(30)
+    apart = multiprocessing.get_context("spawn")  # a fork would take the locks of other threads along
+    with ProcessPoolExecutor(2, mp_context=apart) as processes, ThreadPoolExecutor(2) as threads:
+        writers = [pool.submit(_write, tmp_path, f"{name}{n}") for name, pool in (("p", processes), ("t", threads)) for n in range(2)]
+        numbers = [number for writer in writers for number in writer.result(100)]
 
     acts = Decisions(LocalRecords(tmp_path), "demo").acts
-    assert sorted(numbers.get() for _ in range(60)) == list(range(1, 61))
+    assert sorted(numbers) == list(range(1, 61))
     assert acts.n == len(acts.verdicts) == 60
+
+
+def _write(folder: Path, who: str) -> list[int]:
+    mine = Decisions(LocalRecords(folder), "demo")
+    return [mine.act(Act(at=float(n), action="heal", because=who)) for n in range(15)]
 
 
 def _with_news(value: Any, keep: set[str]) -> Any:

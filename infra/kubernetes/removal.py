@@ -4,6 +4,7 @@
     2 RayCluster, ReplicaSet       theirs; a RayCluster is asked too, since the garbage collector learns of KubeRay's kinds half a minute late
     3 pods                         they have no request any more, so they get one second instead of their whole grace
     4 Service, ConfigMap           ours; and the services that KubeRay made for it
+    5 pods once more               an operator that hears late of the end (the API server was away) makes them again for what is gone
 
 Nothing is taken out of the way by force: an object that somebody's finalizer holds is waited for, until the deadline.
 """
@@ -40,6 +41,7 @@ def remove(place: Place, selector: str, progress: Progress) -> None:
         gone(place, kind, selector, progress)
     if owners:
         progress.until(lambda: True if not _orphans(place, owners) else None, every=1)
+    gone(place, kinds.POD, selector, progress, grace=QUICK)
 
 
 def gone(place: Place, kind: Kind, selector: str, progress: Progress, grace: int | None = None) -> None:

@@ -124,9 +124,11 @@ class Build:
         self._must(step)
 
     def _compile(self) -> None:
-        """Bytecode of every module, on all cores, where pip would use one. What does not compile (templates) pip would ignore too."""
+        """Bytecode of every module, on all cores, where pip would use one. What does not compile (code for another Python) pip would ignore too."""
         argv = [str(self._python), "-I", "-m", "compileall", "-q", "-j", "0", str(self.folder / "lib")]
-        self._run(argv, "compiling")
+        step = self._run(argv, "compiling")
+        if step.code < 0 or step.cause is NO_SPACE:
+            self._must(step)
 
     def _check(self) -> dict[str, str]:
         """Imports what an engine imports. Nothing may phone home or write into this user's home for it."""

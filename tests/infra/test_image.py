@@ -18,9 +18,10 @@ from infra.local import image_build
 from infra.local.image import LocalImage
 from infra.local.image_build import Recipe
 from infra.local.processes import mark_of, members
-from infra.platform import ImageState, Release
+from infra.platform import Release
 from infra.settings import ROOT
 from infra.specs import ModelSpec
+from infra.states import ImageState
 from infra.waiting import Phase, Progress
 from infra.weights import Manifest
 from tests.doubles.package_index import Index
@@ -138,6 +139,15 @@ def test_the_cpu_build_of_torch_comes_from_the_second_index_when_pip_has_none(bu
     """The ordinary index had torch 1.0 too: the CUDA build, which is not taken."""
     assert built[1].versions["torch"] == "1.0+cpu"
     assert built[1].versions["cuda"] == "none"
+
+
+def test_an_image_has_its_bytecode(built: Built) -> None:
+    """An engine writes none of its own: without it every start would compile for half a minute."""
+    place = Path(built[1].where)
+
+    (module,) = place.glob("lib/python*/site-packages/tiny.py")
+
+    assert list(module.parent.glob("__pycache__/tiny.*.pyc"))
 
 
 def test_the_moved_image_runs_from_its_place(built: Built) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Literal, NoReturn
 
 import dagster as dg
 import pytest
@@ -48,6 +48,21 @@ def test_nothing_is_done_when_all_is_as_wanted(clone: Clone) -> None:
 
     assert waits(clone) == "demo: in step: in step"
     assert verdicts(clone) == []
+
+
+def test_a_cluster_that_does_not_answer_is_asked_for_one_model_and_not_for_each(clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick must not wait as often as there are models; none of them counts as gone."""
+    clone.declare("other")
+    asked: list[str] = []
+
+    def away() -> NoReturn:
+        asked.append("once")
+        raise Transient("the cluster does not answer")
+
+    monkeypatch.setattr(world.records, "at_once", away)
+
+    assert waits(clone) == "demo: cannot tell: the cluster does not answer; other: cannot tell: the cluster does not answer"
+    assert asked == ["once"]
 
 
 def test_what_died_is_healed(clone: Clone, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.decisions import KEEP_ACTS, Act, Decisions, Live, Pin
-from infra.errors import ConfigError, Problem
+from infra.errors import ConfigError, Conflict, Problem
 from infra.local.records import LocalRecords
-from infra.platform import Release
+from infra.platform import Record, Release
 from infra.weights import File, Manifest
 from tests.doubles.releases import release
 
@@ -287,6 +288,21 @@ def test_changes_of_many_writers_are_all_there(tmp_path: Path) -> None:
     acts = Decisions(LocalRecords(tmp_path), "demo").acts
     assert sorted(numbers) == list(range(1, 61))
     assert acts.n == len(acts.verdicts) == 60
+
+
+def test_whoever_is_beaten_many_times_still_has_its_turn(tmp_path: Path) -> None:
+    """Others wrote in between thirty times in a row, as it happens on a busy disk: nothing is lost."""
+
+    class Beaten(LocalRecords):
+        times = 0
+
+        def put(self, owner: str, name: str, value: Mapping[str, Any], version: int | None) -> Record:
+            self.times += 1
+            if self.times <= 30:
+                raise Conflict("somebody else wrote")
+            return super().put(owner, name, value, version)
+
+    assert Decisions(Beaten(tmp_path), "demo").act(Act(at=1.0, action="heal", because="it died")) == 1
 
 
 def _write(folder: Path, who: str) -> list[int]:

@@ -13,7 +13,7 @@ import dagster as dg
 
 from assets.step import TAG_ACTION, Cluster, compare_identity, failure, reporter
 from infra.errors import PipelineError
-from infra.platform import ClusterState
+from infra.states import ClusterState
 from infra.waiting import Progress
 
 KINDS = {"local": {"python"}, "kubernetes": {"kubernetes"}, "aws": {"aws", "kubernetes"}}

@@ -16,7 +16,8 @@ from assets.stage import stage
 from assets.step import Done, Model, Work, drain, insist_on_life
 from infra.decisions import Live, Outage
 from infra.errors import Blocked, Transient
-from infra.platform import EndpointState, Release, Route
+from infra.platform import Release
+from infra.states import EndpointState, Route
 
 PROOFS = 3
 """Answers through the public address that must carry the new release's mark."""

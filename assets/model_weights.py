@@ -13,7 +13,7 @@ from assets.stage import source_kind, stage
 from assets.step import Done, Model, Work
 from infra.decisions import Decisions
 from infra.errors import PipelineError
-from infra.platform import WeightsState
+from infra.states import WeightsState
 from infra.waiting import Progress
 
 

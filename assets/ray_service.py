@@ -17,7 +17,8 @@ from assets.step import Done, Model, Work, drain
 from infra import workers
 from infra.decisions import Claim, Decisions, Outage
 from infra.errors import Blocked, CapacityError
-from infra.platform import Capacity, Release, Route, ServiceState, model_of
+from infra.platform import Release, model_of
+from infra.states import Capacity, Route, ServiceState
 
 CLAIM_SECONDS = 1800.0
 """How long a rollout may go on without renewing its claim: longer than the slowest stage between two renewals."""

@@ -16,7 +16,7 @@ from assets.step import Model, Work, insist_on_life, prove_identity, start, told
 from infra import acceptance
 from infra.acceptance import LADDER, Rung
 from infra.errors import Refused, Transient
-from infra.platform import ServiceState, digest_of
+from infra.states import ServiceState, digest_of
 
 
 def build(model: Model) -> dg.Definitions:

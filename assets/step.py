@@ -22,9 +22,10 @@ from dagster import DagsterExecutionInterruptedError
 from assets.workers import TAG_WORKER
 from infra.decisions import Decisions, Deployment, ReleaseRecord, RunPlan
 from infra.errors import Blocked, ConfigError, Conflict, Denied, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
-from infra.platform import ClusterState, Platform, Release
+from infra.platform import Platform, Release
 from infra.situation import desired
 from infra.specs import ClusterSpec, ModelSpec
+from infra.states import ClusterState
 from infra.waiting import Phase, Progress
 
 STEP_TIMEOUT = 3600.0
@@ -356,15 +357,18 @@ def insist_on_life(work: Work, during: str, why: str | None = None) -> None:
         )  # fmt: skip
 
 
+UNTOLD = 5
+"""Readings in a row that nobody could tell, after which there is no router that still passes answers on. One may be a moment's failure."""
+
+
 def drain(platform: Platform, release: Release, progress: Progress) -> float:
     """Waits until a release answers nobody, in two readings a second apart, or its `drain_seconds` are over. Returns the seconds."""
-    began, quiet = time.monotonic(), 0
-    while quiet < 2 and time.monotonic() - began < release.spec.release.drain_seconds:
+    began, quiet, untold = time.monotonic(), 0, 0
+    while quiet < 2 and untold < UNTOLD and time.monotonic() - began < release.spec.release.drain_seconds:
         count = platform.endpoint.in_flight(release.name)
-        if count is None:
-            break
         quiet = quiet + 1 if count == 0 else 0
-        progress.phase("drain", f"{release.name}: {count} in flight")
-        if quiet < 2:
+        untold = untold + 1 if count is None else 0
+        progress.phase("drain", f"{release.name}: {'nobody can tell how many are' if count is None else count} in flight")
+        if quiet < 2 and untold < UNTOLD:
             progress.sleep(1.0)
     return round(time.monotonic() - began, 1)

@@ -21,9 +21,10 @@ from assets.step import Cluster, Run, drain, failure, run_of
 from assets.workers import noted
 from infra.decisions import Decisions
 from infra.errors import Blocked, ConfigError, PipelineError, Problem, Transient
-from infra.platform import Leftover, Platform, Release, Route, model_of
+from infra.platform import Platform, Release, model_of
 from infra.retention import Kept, remembered
 from infra.specs import ClusterSpec
+from infra.states import Leftover, Route
 from infra.waiting import Progress
 
 CEASE = ("endpoint", "ray_service", "gpu_nodepool", "deployment")

@@ -18,8 +18,9 @@ import httpx
 
 from infra import engine
 from infra.errors import redact
-from infra.platform import Release, ServicePart, ServiceState
+from infra.platform import Release, ServicePart
 from infra.specs import Golden
+from infra.states import ServiceState
 
 ANSWER_SECONDS = 120.0
 """For one answer of a candidate: the first one may still compile something."""

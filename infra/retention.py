@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infra.decisions import Admitted, Claim, Decisions, Pin, ReleaseRecord, RunPlan
-from infra.platform import Held, Records
+from infra.platform import Records
+from infra.states import Held
 from infra.weights import Manifest
 
 DAY = 86_400.0

@@ -12,9 +12,10 @@ from typing import Literal
 
 from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord
 from infra.errors import ConfigError, PipelineError, Problem, Transient
-from infra.platform import EndpointState, Platform, Release, Route, ServiceState
+from infra.platform import Platform, Release
 from infra.policy import Facts
 from infra.specs import ModelSpec
+from infra.states import EndpointState, Route, ServiceState
 from infra.waiting import Progress
 from infra.weights import Manifest, Seen
 

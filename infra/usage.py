@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from infra.decisions import Decisions
-from infra.platform import Records, Traffic
+from infra.platform import Records
 from infra.router import RouterState
+from infra.states import Traffic
 
 Names = Callable[[str], tuple[str, str] | None]
 """The served name and the name of the live release of a model; None when nothing of it is live."""

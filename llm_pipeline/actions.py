@@ -15,8 +15,9 @@ from infra import policy
 from infra.decisions import Decisions, ReleaseRecord
 from infra.declarations import nearest
 from infra.errors import Blocked, ConfigError, PipelineError, Problem, Timeout
-from infra.platform import Platform, Release, digest_of
+from infra.platform import Platform, Release
 from infra.situation import Situation, look, newest
+from infra.states import digest_of
 from infra.waiting import Progress
 from llm_pipeline import components
 from llm_pipeline.runs import Dagster, Event, Launch

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from assets.step import Model
-from infra.platform import Difference, Sent
+from infra.states import Difference, Sent
 from infra.waiting import Progress
 from llm_pipeline import actions
 

@@ -12,9 +12,10 @@ from assets.teardown import leftovers as unwanted
 from infra.decisions import Attempt, Decisions, ReleaseRecord
 from infra.declarations import Declared
 from infra.errors import PipelineError, Problem
-from infra.platform import Chain, Platform
+from infra.platform import Platform
 from infra.situation import Situation, look, state_of
 from infra.specs import ModelSpec
+from infra.states import Chain
 from infra.waiting import Progress
 from llm_pipeline import components
 from llm_pipeline.actions import platform_with

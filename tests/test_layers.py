@@ -28,7 +28,7 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...], str]] = [
     ("errors know nobody", ("infra.errors",), ("infra",), "everybody imports them"),
     ("waiting knows errors alone", ("infra.waiting",), ("infra",), "everybody waits"),
     ("policies are pure", ("infra.policy",), ("infra", "httpx", "time", "os"), "everything that a decision needs comes in as a fact"),
-    ("the interface doesn't know who implements it", ("infra.platform",), ("infra.decisions", "infra.situation", "infra.engine", "infra.router", "infra.settings"), "it is read by all of them"),
+    ("the interface doesn't know who implements it", ("infra.platform", "infra.states"), ("infra.decisions", "infra.situation", "infra.engine", "infra.router", "infra.settings"), "it is read by all of them"),
     ("weights and router know no part of the product above them", ("infra.weights", "infra.router"),
      ("infra.platform", "infra.decisions", "infra.situation", "infra.engine", "infra.specs"), "they can be read, and tested, alone"),
 ]  # fmt: skip

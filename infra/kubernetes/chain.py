@@ -17,7 +17,7 @@ from infra.errors import redact
 from infra.kubernetes import causes, kinds, reading
 from infra.kubernetes.causes import KNOWN, Cause
 from infra.kubernetes.rayservice_manifest import HEAD, WORKER
-from infra.platform import Link
+from infra.states import Link
 
 Object = dict[str, Any]
 

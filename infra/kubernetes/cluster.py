@@ -18,8 +18,8 @@ from infra.kubernetes.endpoint import KubernetesEndpoint
 from infra.kubernetes.failures import Busy
 from infra.kubernetes.nodes import Node
 from infra.kubernetes.place import Place
-from infra.platform import ClusterState
 from infra.specs import ClusterSpec
+from infra.states import ClusterState
 from infra.waiting import Progress
 
 OLDEST = (1, 28)

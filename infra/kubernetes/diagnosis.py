@@ -13,7 +13,8 @@ from infra.kubernetes import chain, evidence, kinds, startup
 from infra.kubernetes.chain import Broken, Seen
 from infra.kubernetes.place import Place, object_name
 from infra.kubernetes.weights_claim import Claim
-from infra.platform import Chain, EndpointPart, Release, Route
+from infra.platform import EndpointPart, Release
+from infra.states import Chain, Route
 
 LONGEST = 2500
 """Characters of evidence: it is kept in a record, and read by people."""

@@ -16,7 +16,8 @@ from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place, object_name
 from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.router_manifest import ROUTER
-from infra.platform import Difference, Release
+from infra.platform import Release
+from infra.states import Difference
 
 BOOKKEEPING = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
 """Of the metadata: what the API server keeps for itself."""

@@ -30,9 +30,10 @@ from infra.kubernetes.router_manifest import PORT, ROUTER, model_service
 from infra.kubernetes.router_pods import ANSWER_SECONDS, RouterPods, each
 from infra.kubernetes.router_push import Push
 from infra.kubernetes.writes import write
-from infra.platform import EndpointState, Records, Route
+from infra.platform import Records
 from infra.router import Table, Up, Waiting
 from infra.specs import Endpoint
+from infra.states import EndpointState, Route
 from infra.waiting import Progress
 
 IMAGE = "docker.io/library/haproxy:2.8"

@@ -24,8 +24,9 @@ from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.registry import Reference
 from infra.kubernetes.requests import requests
 from infra.kubernetes.router_manifest import FILES
-from infra.platform import Difference, Release, Sent
+from infra.platform import Release
 from infra.specs import ModelSpec
+from infra.states import Difference, Sent
 from infra.waiting import Progress
 
 RECORDS = "records (ConfigMaps), locks and kept room (Leases) are written while it works and are not shown"

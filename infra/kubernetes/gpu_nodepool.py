@@ -27,7 +27,8 @@ from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.records import KubernetesRecords
 from infra.kubernetes.requests import PodRequests, Requests, requests
 from infra.kubernetes.weights_claim import Claim
-from infra.platform import Capacity, Release, model_of
+from infra.platform import Release, model_of
+from infra.states import Capacity
 from infra.waiting import Progress
 
 

@@ -23,8 +23,9 @@ from infra.kubernetes.api import Object
 from infra.kubernetes.failures import Absent
 from infra.kubernetes.place import Place
 from infra.kubernetes.registry import Reference
-from infra.platform import ImageState, Release
+from infra.platform import Release
 from infra.specs import ModelSpec
+from infra.states import ImageState
 from infra.waiting import Progress, retry
 
 PART = "image"

@@ -26,7 +26,8 @@ from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.reading import unix
 from infra.kubernetes.removal import gone
 from infra.kubernetes.weights_job import MANIFEST
-from infra.platform import Held, Leftover, Sharer
+from infra.platform import Sharer
+from infra.states import Held, Leftover
 from infra.waiting import Progress
 
 SEARCHED = (

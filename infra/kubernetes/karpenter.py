@@ -14,7 +14,7 @@ from infra.errors import ConfigError, Timeout
 from infra.kubernetes import kinds
 from infra.kubernetes.api import Object
 from infra.kubernetes.place import CLUSTER, OURS, Place
-from infra.platform import Leftover
+from infra.states import Leftover
 from infra.waiting import Progress
 
 PART, NAMESPACE = "gpu_nodepool", "llm-pipeline/namespace"

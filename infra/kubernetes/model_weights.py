@@ -26,8 +26,9 @@ from infra.kubernetes.weights_claim import Claim, Told
 from infra.kubernetes.weights_job import MOUNT, Task, claim_name, with_own_token
 from infra.kubernetes.weights_run import Run
 from infra.kubernetes.weights_upload import Upload
-from infra.platform import ImagePart, Release, WeightsState
+from infra.platform import ImagePart, Release
 from infra.specs import ModelSpec
+from infra.states import WeightsState
 from infra.waiting import Progress
 from infra.weights import Access, Bad, Facts, Manifest, Seen, Store
 

@@ -27,7 +27,8 @@ from infra.kubernetes.place import CLUSTER, OURS, RELEASE, Place, object_name
 from infra.kubernetes.pod_logs import PodLogs
 from infra.kubernetes.pods import PART, PORT, Serving
 from infra.kubernetes.requests import requests
-from infra.platform import ImagePart, Release, ServiceState, WeightsPart, model_of
+from infra.platform import ImagePart, Release, WeightsPart, model_of
+from infra.states import ServiceState
 from infra.waiting import Progress
 
 READY = "llm-pipeline/ready"

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from infra.errors import ConfigError, Transient
 from infra.local import machine
 from infra.local.endpoint import LocalEndpoint, free_port
-from infra.platform import ClusterState
 from infra.settings import Settings, private
 from infra.specs import ClusterSpec
+from infra.states import ClusterState
 from infra.waiting import Progress
 
 

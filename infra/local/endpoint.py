@@ -26,9 +26,9 @@ from infra.errors import ConfigError, PipelineError, Transient, tail
 from infra.local.machine import holder
 from infra.local.processes import end, mark_of, members, read_json, spawn, write_json
 from infra.local.records import LocalRecords
-from infra.platform import EndpointState, Route
 from infra.router import Table, Up, Waiting
 from infra.settings import Settings, base_environment, private, secret
+from infra.states import EndpointState, Route
 from infra.waiting import Progress
 
 HOST = "127.0.0.1"

@@ -30,8 +30,9 @@ from infra.local.locks import take
 from infra.local.processes import read_json, write_json
 from infra.local.ray_service import LocalService
 from infra.planner import CpuPlan
-from infra.platform import Capacity, Release, WeightsPart, model_of
+from infra.platform import Release, WeightsPart, model_of
 from infra.settings import private
+from infra.states import Capacity
 from infra.waiting import Progress
 
 MARGIN = 512 << 20

@@ -31,8 +31,9 @@ from infra.local.image_build import GIB, SERVING, Build, Recipe, digest, pins, r
 from infra.local.locks import take
 from infra.local.machine import folder_size
 from infra.local.processes import end, mark_of, read_json
-from infra.platform import Held, ImageState, Release
+from infra.platform import Release
 from infra.specs import ModelSpec
+from infra.states import Held, ImageState
 from infra.waiting import Progress
 
 MARKER = "image.json"

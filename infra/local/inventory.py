@@ -15,8 +15,9 @@ from infra.local.machine import folder_size
 from infra.local.model_weights import LocalWeights
 from infra.local.processes import end, home_id, marked
 from infra.local.ray_service import LocalService
-from infra.platform import Held, Leftover, Sharer
+from infra.platform import Sharer
 from infra.settings import Settings
+from infra.states import Held, Leftover
 from infra.waiting import Progress
 
 OTHER = frozenset({"dagster"})

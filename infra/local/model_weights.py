@@ -12,9 +12,10 @@ from pathlib import Path
 from infra import weights
 from infra.errors import ConfigError, PipelineError
 from infra.local.homes import register
-from infra.platform import Held, Release, WeightsState
+from infra.platform import Release
 from infra.settings import Settings
 from infra.specs import ModelSpec
+from infra.states import Held, WeightsState
 from infra.waiting import Progress
 from infra.weights import Access, Bad, Facts, Seen, Store, Stored, sweep
 

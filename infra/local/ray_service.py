@@ -26,8 +26,9 @@ from infra.errors import ConfigError, Problem, Transient, tail
 from infra.local import launch, startup
 from infra.local.launch import Folders
 from infra.local.processes import end, mark_of, marked, members, memory, read_json
-from infra.platform import ImagePart, Release, ServiceState, WeightsPart, model_of
+from infra.platform import ImagePart, Release, WeightsPart, model_of
 from infra.settings import private
+from infra.states import ServiceState
 from infra.waiting import Progress
 
 STARTS = 3

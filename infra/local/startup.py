@@ -19,9 +19,10 @@ from infra import engine, loopback
 from infra.errors import Permanent, PipelineError, Transient, tail
 from infra.local.launch import LOOPBACK, Folders, Service
 from infra.local.processes import members, read_json, recorded, write_json
-from infra.platform import Release, ServiceState, digest_of
+from infra.platform import Release
 from infra.settings import secret
 from infra.startlog import StartLog
+from infra.states import ServiceState, digest_of
 from infra.waiting import Progress
 
 POLL = 0.4

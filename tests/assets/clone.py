@@ -27,8 +27,9 @@ from infra import settings
 from infra.acceptance import LADDER
 from infra.decisions import Admitted, Decisions, Live, ReleaseRecord, RunPlan
 from infra.errors import Problem
-from infra.platform import Release, digest_of
+from infra.platform import Release
 from infra.situation import desired
+from infra.states import digest_of
 from infra.waiting import Progress
 from llm_pipeline import automation, components
 from llm_pipeline.actions import CHAIN

@@ -14,8 +14,9 @@ from assets import collect
 from infra.decisions import RunPlan
 from infra.errors import Blocked
 from infra.local.records import LocalRecords
-from infra.platform import Held, Sharer
+from infra.platform import Sharer
 from infra.retention import DAY, KEEP_DAYS
+from infra.states import Held
 from infra.waiting import Progress
 from llm_pipeline import views
 from llm_pipeline.actions import earlier

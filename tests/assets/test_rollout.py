@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.errors import CapacityError
-from infra.platform import Leftover, Release
+from infra.platform import Release
+from infra.states import Leftover
 from infra.waiting import Progress
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone, Ran
@@ -168,6 +169,23 @@ def test_requests_that_run_are_answered_before_the_old_release_goes(clone: Clone
     assert ran.success and world.readings[old] == []
     assert ("drain", f"{old}: 1 in flight") in ran.phases
     assert 1.9 < ran.pages["endpoint"]["drain_seconds"] < 10
+
+
+def test_a_router_that_can_not_be_asked_for_a_moment_cuts_no_answer(clone: Clone, world: World) -> None:
+    """Unknown is not zero. One that never tells is gone: it passes nothing on, and nobody waits for it."""
+    clone.serve()
+    old = f"demo-{clone.live()}"
+    world.readings[old] = [1, None, None, 1, 0, 0]
+    world.source["demo"] = "v2"
+    told = clone.up()
+    silent = f"demo-{clone.live()}"
+    world.readings[silent] = [None] * 5
+    world.source["demo"] = "v3"
+
+    ran = clone.up()
+
+    assert told.success and ran.success
+    assert world.readings[old] == [] and world.readings[silent] == []
 
 
 def test_a_drain_ends_after_its_seconds(clone: Clone, world: World) -> None:

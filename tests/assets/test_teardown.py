@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.teardown import leftovers
-from infra.platform import Leftover
+from infra.states import Leftover
 from tests.assets.clone import Clone, Ran
 from tests.doubles.platform import World
 

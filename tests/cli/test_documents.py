@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.platform import Leftover
+from infra.states import Leftover
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Terminal
 from tests.doubles.parts import Behaviour

@@ -10,8 +10,9 @@ import yaml
 
 import infra.local
 from infra.errors import Problem, Transient
-from infra.platform import Chain, Difference, Link, Release, Sent
+from infra.platform import Release
 from infra.specs import ModelSpec
+from infra.states import Chain, Difference, Link, Sent
 from infra.waiting import Progress
 from tests.assets.clone import Clone
 from tests.cli.screen import Terminal

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from infra.errors import Transient
-from infra.platform import Leftover
+from infra.states import Leftover
 from llm_pipeline import console, doctor
 from llm_pipeline.doctor import Line
 from tests.assets.clone import Clone

@@ -14,21 +14,9 @@ import httpx
 from infra import engine as arguments_of
 from infra import loopback
 from infra.errors import Problem
-from infra.platform import (
-    Capacity,
-    ClusterState,
-    EndpointState,
-    Held,
-    ImageState,
-    Leftover,
-    Release,
-    Route,
-    ServiceState,
-    Sharer,
-    Traffic,
-    WeightsState,
-)  # fmt: skip
+from infra.platform import Release, Sharer
 from infra.specs import ClusterSpec, ModelSpec
+from infra.states import Capacity, ClusterState, EndpointState, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
 from infra.waiting import Progress
 from infra.weights import Bad, Facts, File, Manifest, Seen
 from tests.doubles.candidates import Candidate, Router, port_of

@@ -17,14 +17,8 @@ from pathlib import Path
 
 from infra.errors import CapacityError, PipelineError
 from infra.local.records import LocalRecords
-from infra.platform import (
-    Held,
-    Leftover,
-    Platform,
-    Release,
-    Route,
-    Sharer,
-)  # fmt: skip
+from infra.platform import Platform, Release, Sharer
+from infra.states import Held, Leftover, Route
 from tests.doubles.candidates import Servers
 from tests.doubles.engine import Engine
 from tests.doubles.parts import Behaviour, Front, Image, Inventory, Place, Room, Running, Service, Usage, Weights

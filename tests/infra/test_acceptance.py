@@ -16,7 +16,7 @@ import pytest
 
 from infra import acceptance, local, loopback, settings
 from infra.acceptance import LADDER, Candidate, Rung, climb
-from infra.platform import ServiceState
+from infra.states import ServiceState
 from tests.doubles.engine import Script
 from tests.doubles.ray_engine import CompletingEngine
 from tests.doubles.releases import release

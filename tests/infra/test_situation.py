@@ -17,9 +17,10 @@ from infra.decisions import Admitted, Attempt, Claim, Decisions, Deployment, Fai
 from infra.errors import ConfigError, Problem
 from infra.local import startup
 from infra.local.records import LocalRecords
-from infra.platform import EndpointState, Release, Route, ServiceState
+from infra.platform import Release
 from infra.policy import decide
 from infra.situation import Situation, desired, facts, look, state_of
+from infra.states import EndpointState, Route, ServiceState
 from infra.waiting import Progress
 from tests.doubles.releases import release
 from tests.platform.conftest import LocalStand

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.kubernetes import kinds
 from infra.kubernetes.place import Place
-from infra.platform import Route
+from infra.states import Route
 from infra.waiting import Progress
 from tests.doubles import engine
 from tests.kubernetes.lab import REAL

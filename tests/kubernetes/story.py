@@ -10,10 +10,11 @@ from infra import kubernetes
 from infra.kubernetes.place import CLUSTER, OURS, Place, object_name
 from infra.kubernetes.router_manifest import ROUTER
 from infra.kubernetes.weights_job import claim_name
-from infra.platform import Platform, Release, Route
+from infra.platform import Platform, Release
 from infra.specs import ClusterSpec
+from infra.states import Route
 from infra.waiting import Progress
-from tests.doubles.hub import model_files
+from tests.doubles.hub import lay_model
 from tests.doubles.releases import spec
 from tests.kubernetes import foreign
 
@@ -104,10 +105,7 @@ def sources(folder: Path) -> Path:
     """Where `file://weights` is."""
     weights = folder / "sources" / "weights"
     if not weights.exists():
-        weights.mkdir(parents=True)
-        for path, content in model_files(rows=10).items():
-            if "/" not in path:
-                (weights / path).write_bytes(content)
+        lay_model(weights)
     return weights.parent
 
 

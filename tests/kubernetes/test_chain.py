@@ -22,8 +22,9 @@ from infra.kubernetes.rayservice_manifest import HEAD, WORKER
 from infra.kubernetes.records import KubernetesRecords
 from infra.kubernetes.weights_claim import Claim, Told
 from infra.kubernetes.weights_job import claim
-from infra.platform import Chain, Release
+from infra.platform import Release
 from infra.specs import Endpoint
+from infra.states import Chain
 from infra.waiting import Progress
 from tests.doubles.releases import release
 from tests.kubernetes.fixtures import Places

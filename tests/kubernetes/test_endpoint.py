@@ -21,8 +21,8 @@ from infra.kubernetes.image import KubernetesImage
 from infra.kubernetes.place import Place
 from infra.kubernetes.records import KubernetesRecords
 from infra.kubernetes.router_manifest import ROUTER
-from infra.platform import Route
 from infra.specs import Endpoint
+from infra.states import Route
 from infra.waiting import Progress
 from tests.kubernetes import engines
 from tests.kubernetes.fixtures import Places

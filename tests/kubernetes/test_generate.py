@@ -17,8 +17,9 @@ from infra.kubernetes.api import Object, kind_of
 from infra.kubernetes.generate import KubernetesManifests
 from infra.kubernetes.place import Place, object_name
 from infra.kubernetes.router_manifest import ROUTER
-from infra.platform import Platform, Release, Sent
+from infra.platform import Platform, Release
 from infra.specs import ClusterSpec, ModelSpec
+from infra.states import Sent
 from infra.waiting import Progress
 from llm_pipeline import manifests
 from tests.kubernetes.fixtures import Places

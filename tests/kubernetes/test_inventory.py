@@ -15,8 +15,9 @@ from infra.kubernetes.namespace import ensure
 from infra.kubernetes.place import Place
 from infra.kubernetes.removal import gone
 from infra.kubernetes.weights_job import MANIFEST
-from infra.platform import Leftover, Platform
+from infra.platform import Platform
 from infra.specs import ClusterSpec
+from infra.states import Leftover
 from infra.waiting import Progress
 
 RELEASE = "demo-aaaaaaaaaa"

@@ -16,7 +16,8 @@ from infra.kubernetes.pods import PART, Serving
 from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.requests import requests
 from infra.kubernetes.startup import fresh
-from infra.platform import ImageState, Release
+from infra.platform import Release
+from infra.states import ImageState
 from infra.waiting import Progress
 from tests.doubles.releases import release
 from tests.kubernetes.fixtures import Places

@@ -29,7 +29,7 @@ from infra.platform import Release
 from infra.specs import KubernetesBlock
 from infra.waiting import Progress
 from infra.weights import Access, Manifest, Seen
-from tests.doubles.hub import Hub, model_files
+from tests.doubles.hub import Hub, lay_model, model_files
 from tests.doubles.releases import spec
 from tests.kubernetes.fixtures import Places
 from tests.kubernetes.lab import Lab
@@ -41,12 +41,7 @@ TOKEN = "hf_" + "tokenoftests"
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with the files of a small model."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    for path, content in model_files(rows=10).items():
-        if "/" not in path:
-            (folder / path).write_bytes(content)
-    return folder
+    return lay_model(tmp_path / "source")
 
 
 @pytest.fixture

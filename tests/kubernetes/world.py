@@ -30,7 +30,7 @@ from infra.errors import PipelineError
 from infra.kubernetes import kinds, startup, weights_run
 from infra.platform import Release
 from llm_pipeline import actions, components, runs
-from tests.doubles.hub import model_files
+from tests.doubles.hub import lay_model
 from tests.kubernetes.between import OBJECT, Middle, Strike
 from tests.kubernetes.lab import REAL, Lab
 from tests.kubernetes.story import HAPROXY, IMAGE, PATIENCE, Far, far
@@ -119,12 +119,7 @@ class World:
         block = {"kubeconfig": str(middle.kubeconfig), "context": "between", "namespace": self.namespace, "kuberay": "existing", "pod_annotations": REAL}
         self._declare("clusters", "lab", {"platform": "kubernetes", "kubernetes": block, "endpoint": {"image": HAPROXY, "replicas": 1}})
         self._declare("models", "demo", {**DEMO, "cluster": "lab", "image": IMAGE})
-        weights = folder / "assets" / "models" / "demo" / "weights"
-        weights.mkdir()
-        for path, content in model_files(rows=10).items():
-            if "/" not in path:
-                (weights / path).write_bytes(content)
-                os.utime(weights / path, (0, 0))
+        lay_model(folder / "assets" / "models" / "demo" / "weights")
         self.straight: Far = far(lab.place(folder / "straight", self.namespace, real=True), folder / "straight")
 
     # ------------------------------------------------ what a person does

@@ -22,13 +22,14 @@ import pytest
 from infra import local, settings
 from infra.local import startup
 from infra.local.processes import end, home_id, marked
-from infra.platform import Platform, Release, Route
+from infra.platform import Platform, Release
 from infra.settings import Settings
 from infra.specs import ClusterSpec, ModelSpec
+from infra.states import Route
 from infra.waiting import Phase, Progress
 from tests.doubles import ray_engine
 from tests.doubles.engine import engine
-from tests.doubles.hub import model_files
+from tests.doubles.hub import lay_model
 from tests.doubles.releases import spec
 
 PATIENCE = 250.0
@@ -78,12 +79,7 @@ class Stand(ABC):
     def source(self, name: str = "weights", seed: int = 0) -> Path:
         """A folder with the files of a small model."""
         folder = self.sources / name
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            for path, content in model_files(seed, rows=10).items():
-                if "/" not in path:
-                    (folder / path).write_bytes(content)
-        return folder
+        return folder if folder.exists() else lay_model(folder, seed)
 
     def unfetched(self, weights: str = "weights", seed: int = 0, **keys: Any) -> Release:
         """A release whose weights were looked at, but are not here."""

@@ -11,7 +11,8 @@ import socket
 import pytest
 
 from infra.errors import ConfigError
-from infra.platform import Platform, Route
+from infra.platform import Platform
+from infra.states import Route
 from infra.waiting import Progress
 from tests.platform.conftest import LocalStand
 

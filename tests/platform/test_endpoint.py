@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from infra.errors import ConfigError
 from infra.local.machine import holder
-from infra.platform import Platform, Route
+from infra.platform import Platform
 from infra.router import ModelState
+from infra.states import Route
 from infra.waiting import Progress
 from tests.platform.conftest import Stand, killed
 

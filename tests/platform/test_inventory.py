@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from infra.local.processes import MARK, mark_of
-from infra.platform import Leftover, Platform, Route
+from infra.platform import Platform
+from infra.states import Leftover, Route
 from infra.waiting import Progress
 from tests.platform.conftest import LocalStand, killed
 

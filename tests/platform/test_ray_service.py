@@ -17,7 +17,8 @@ import pytest
 
 from infra.errors import Permanent, Timeout, Transient, Withdrawn
 from infra.local import startup
-from infra.platform import Platform, ServiceState
+from infra.platform import Platform
+from infra.states import ServiceState
 from infra.waiting import Phase, Progress
 from tests.platform.conftest import LocalStand, Stand, expiring, killed
 

@@ -17,7 +17,8 @@ from assets.collect import collect
 from assets.step import Cluster, Run
 from assets.teardown import TeardownConfig, leftovers, take_cluster_down
 from infra.decisions import Decisions, Live
-from infra.platform import Held, Platform, Release, Route
+from infra.platform import Platform, Release
+from infra.states import Held, Route
 from infra.waiting import Progress
 from infra.weights import sweep
 from tests.platform.conftest import LocalStand

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from infra.decisions import Decisions, Live
-from infra.platform import Platform, Route
+from infra.platform import Platform
+from infra.states import Route
 from infra.waiting import Progress
 from tests.platform.conftest import Stand
 

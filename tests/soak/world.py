@@ -24,7 +24,7 @@ from infra.decisions import Decisions, ReleaseRecord
 from infra.local.image_build import SERVING, digest, pins, recipes
 from infra.local.records import LocalRecords
 from tests.doubles import ray_engine
-from tests.doubles.hub import model_files
+from tests.doubles.hub import lay_model
 from tests.life import clone as clones
 from tests.life.clone import Clone
 from tests.life.load import Answer, Load
@@ -157,12 +157,7 @@ def scripted(folder: Path) -> Clone:
         if other.is_dir():
             subprocess.run(["rm", "-r", str(other)], check=True)
     for seed, version in enumerate(VERSIONS):
-        weights = clone.root / "assets" / "models" / "weights" / version
-        weights.mkdir(parents=True)
-        for name, content in model_files(seed, rows=10).items():
-            if "/" not in name:
-                (weights / name).write_bytes(content)
-                os.utime(weights / name, (0, 0))
+        lay_model(clone.root / "assets" / "models" / "weights" / version, seed)
     return clone
 
 

@@ -42,7 +42,7 @@ from infra.platform import Platform
 from infra.waiting import Progress
 from llm_pipeline import actions, automation, components, runs
 from tests.doubles import ray_engine
-from tests.doubles.hub import model_files
+from tests.doubles.hub import lay_model
 from tests.sweep.points import Point, Points, read
 
 ROOT = settings.ROOT
@@ -109,12 +109,7 @@ class Stand:
         shutil.copytree(empty_storage(), folder / ".dagster")
         self.write("clusters", "local", {"platform": "local"})
         self.declare()
-        weights = folder / "assets" / "models" / "demo" / "weights"
-        weights.mkdir()
-        for path, content in model_files(rows=10).items():
-            if "/" not in path:
-                (weights / path).write_bytes(content)
-                os.utime(weights / path, (0, 0))
+        lay_model(folder / "assets" / "models" / "demo" / "weights")
 
     # ------------------------------------------------ what a person does
 

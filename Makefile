@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep soak bench lint
+.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep sweep-kubernetes soak bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -20,15 +20,15 @@ down: ## take everything that runs away, and prove it; weights and images are ke
 clean: down ## everything that `up` and `test` made, weights and images too
 	rm -rf .venv .llm-pipeline .dagster .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage llm_pipeline.egg-info
 
-test: .venv/test ## fast tests, then the life of a real engine
+test: .venv/test ## lint, types, fast tests, the life of a real engine; what needs a cluster too, where there is one for tests
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest --ignore tests/kubernetes/test_life.py
 
-test-kubernetes: .venv/test ## everything on Kubernetes, a life with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
+test-kubernetes: .venv/test ## everything on Kubernetes, lives with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
 	@LLM_PIPELINE_TEST_REQUIRE_KUBERNETES=1 $(BIN)/python -m pytest tests/kubernetes tests/platform
 
-test-all: test test-kubernetes sweep soak ## everything there is: about two and a half hours
+test-all: test test-kubernetes sweep sweep-kubernetes soak ## everything there is: about four and a half hours
 
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real"
@@ -36,8 +36,11 @@ test-fast: .venv/test ## without a real engine
 coverage: .venv/test ## the same, with the lines that no test reaches; a third slower
 	@$(BIN)/python -m pytest -m "not real" --cov --cov-report=term
 
-sweep: .venv/test ## kill everything everywhere (an hour and a half); writes docs/kill-sweep.md
+sweep: .venv/test ## kill everything everywhere (an hour); writes docs/kill-sweep.md
 	@$(BIN)/python -m tests.sweep
+
+sweep-kubernetes: .venv/test ## the same at every change of a cluster (an hour); writes docs/kill-sweep-cluster.md
+	@$(BIN)/python -m tests.kubernetes.killed --jobs 2
 
 soak: .venv/test ## half an hour of people's and nature's doings at random, then an audit
 	@$(BIN)/python -m tests.soak --minutes $${MINUTES:-30}

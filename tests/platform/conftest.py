@@ -1,7 +1,7 @@
 """One stand per platform: the suites in this folder know nothing but infra/platform.py and this.
 
 A platform joins by a class with the members of `Stand` and a line in `STANDS`. What is true on one platform only (a port that is taken, a
-process that was killed) says so with the mark `only`; what is like it on another is among that platform's own tests.
+process that was killed) is among that platform's own tests: tests/infra/local, tests/kubernetes. Where it must stand here, it has the mark `only`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra import local, settings
-from infra.local import startup
+from infra.local import machine, startup
+from infra.local.gpu_nodepool import MARGIN
 from infra.local.processes import end, home_id, marked
 from infra.platform import Platform, Release
 from infra.settings import Settings
@@ -53,8 +55,8 @@ class Stand(ABC):
         """The same platform, as another process would see it; `other`: settings that it has changed."""
 
     @abstractmethod
-    def engines(self) -> contextlib.AbstractContextManager[Callable[[str], tuple[str, int]]]:
-        """Answers the address of an engine that the endpoint can reach, for a served name."""
+    def engines(self) -> contextlib.AbstractContextManager[Callable[[str, str], tuple[str, int]]]:
+        """Answers the address of an engine that the endpoint can reach, for a served name and a release."""
 
     @abstractmethod
     def processes(self) -> set[Any]:
@@ -67,6 +69,22 @@ class Stand(ABC):
     @abstractmethod
     def files(self, release: Release) -> Path:
         """The folder with a release's weights, as this machine sees it."""
+
+    @abstractmethod
+    def elsewhere(self) -> tuple[Platform, ClusterSpec]:
+        """Another place of the same platform, where nothing was ever made."""
+
+    @abstractmethod
+    def of(self, memory: float) -> contextlib.AbstractContextManager[Platform]:
+        """The same place, where releases have so many bytes of memory in all, and nothing else runs."""
+
+    @abstractmethod
+    def damage(self, owner: str, name: str) -> None:
+        """Spoils a record: what is left of it can not be read."""
+
+    @abstractmethod
+    def foreign(self) -> tuple[str, Callable[[], bool]]:
+        """Makes something of somebody else's that looks like weights: its id, and whether it is there."""
 
     def declared(self, **keys: Any) -> ModelSpec:
         """A model with this platform's own image."""
@@ -114,9 +132,9 @@ class LocalStand(Stand):
         return local.platform(self.settings.model_copy(update=other))
 
     @contextlib.contextmanager
-    def engines(self) -> Iterator[Callable[[str], tuple[str, int]]]:
+    def engines(self) -> Iterator[Callable[[str, str], tuple[str, int]]]:
         with engine("demo") as running:
-            yield lambda name: ("127.0.0.1", running.port)
+            yield lambda name, release: ("127.0.0.1", running.port)
 
     def processes(self) -> set[int]:
         return {pid for pid, _ in marked(home_id(self.settings.home))}
@@ -128,6 +146,23 @@ class LocalStand(Stand):
         state = self.platform.model_weights.observe(release)
         assert state
         return Path(state.path)
+
+    def elsewhere(self) -> tuple[Platform, ClusterSpec]:
+        return self.again(home=self.folder / "elsewhere"), self.cluster
+
+    @contextlib.contextmanager
+    def of(self, memory: float) -> Iterator[Platform]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machine, "memory_free", lambda: int(memory) + MARGIN)
+            yield self.platform
+
+    def damage(self, owner: str, name: str) -> None:
+        (self.settings.home / "records" / owner / f"{name}.json").write_text('{"version": 1, "val')
+
+    def foreign(self) -> tuple[str, Callable[[], bool]]:
+        folder = self.folder / "foreign"
+        folder.mkdir()
+        return str(folder), folder.is_dir
 
     def close(self) -> None:
         """… and proves that nothing is left."""
@@ -145,6 +180,8 @@ class KubernetesStand(Stand):
 
     each = 1
 
+    endpoint: Mapping[str, str] = {}
+
     def __init__(self, lab: Any, folder: Path, sources: Path) -> None:
         from tests.kubernetes import engines
         from tests.kubernetes.lab import close, insist_on_processes
@@ -157,23 +194,32 @@ class KubernetesStand(Stand):
         self._open.callback(close, self.place)
         self.settings, digest = self.place.settings, "sha256:" + "1" * 64
         block = self.place.block.model_dump() | {"kuberay": "existing"}
-        declared = {"name": "lab", "platform": "kubernetes", "kubernetes": block, "endpoint": {"image": f"registry.invalid/haproxy@{digest}"}}
+        declared = {"name": "lab", "platform": "kubernetes", "kubernetes": block, "endpoint": {"image": f"registry.invalid/haproxy@{digest}", **self.endpoint}}
         self.cluster = ClusterSpec.model_validate(declared)
         self.image = f"registry.invalid/engine@{digest}"
         self.platform = self.again()
 
     def again(self, **other: Any) -> Platform:
+        return self._made(self.settings.model_copy(update=other), self.cluster)
+
+    def _on(self, **keys: Any) -> tuple[Platform, ClusterSpec]:
+        """With other keys in the cluster's block."""
+        declared = self.cluster.model_dump(exclude_unset=True)
+        spec = ClusterSpec.model_validate({**declared, "kubernetes": {**self.place.block.model_dump(), "kuberay": "existing", **keys}})
+        return self._made(self.settings, spec), spec
+
+    def _made(self, given: Settings, spec: ClusterSpec) -> Platform:
         from infra import kubernetes
 
-        made = kubernetes.platform(self.settings.model_copy(update=other), self.cluster)
+        made = kubernetes.platform(given, spec)
         made.model_weights._trust = 0.0  # type: ignore[attr-defined]  # every look at the files is a fresh one
         self._open.callback(self._close, made.records._place)  # type: ignore[attr-defined]
         return made
 
     @contextlib.contextmanager
-    def engines(self) -> Iterator[Callable[[str], tuple[str, int]]]:
+    def engines(self) -> Iterator[Callable[[str, str], tuple[str, int]]]:
         made = self._engines.start(self.place, "engine", "demo")
-        yield lambda name: made.address
+        yield lambda name, release: made.address
 
     def processes(self) -> set[str]:
         from infra.kubernetes import kinds
@@ -199,6 +245,47 @@ class KubernetesStand(Stand):
     def declared(self, **keys: Any) -> ModelSpec:
         return spec(image=self.image, **keys)
 
+    def elsewhere(self) -> tuple[Platform, ClusterSpec]:
+        from infra.kubernetes import kinds
+
+        name = f"{self.namespace}-new"
+        self._open.callback(lambda: self.place.api.delete(kinds.NAMESPACE, name))
+        return self._on(namespace=name)
+
+    @contextlib.contextmanager
+    def of(self, memory: float) -> Iterator[Platform]:
+        """A node of the test's own: of that size, and the only one for what this platform starts."""
+        from infra.kubernetes import kinds, nodes
+
+        name = f"{self.namespace}-node"
+        size = {"cpu": "16", "memory": str(int(memory)), "pods": "50", "ephemeral-storage": "500Gi"}
+        meta = {"name": name, "labels": {"t-only": name, "kubernetes.io/hostname": name}, "annotations": {"kwok.x-k8s.io/node": "fake"}}
+        taints = [{"key": "t-only", "value": name, "effect": "NoSchedule"}]
+        self.place.api.create({"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {"taints": taints}, "status": {"capacity": size, "allocatable": size}})
+        self._open.callback(lambda: self.place.api.delete(kinds.NODE, name))
+        Progress(PATIENCE).until(lambda: any(node.name == name and node.ready and list(node.taints) == taints for node in nodes.look(self.place.api, ())) or None, every=0.3)
+        yield self._on(node_selector={"t-only": name}, tolerations=[{"key": "t-only", "operator": "Exists"}])[0]
+
+    def damage(self, owner: str, name: str) -> None:
+        from infra.kubernetes import kinds
+
+        (found,) = [item for item in self.place.api.list(kinds.CONFIG_MAP, self.namespace, self.place.selector("records")).items if item["data"]["owner"] == owner and item["data"]["name"] == name]
+        self.place.api.merge(kinds.CONFIG_MAP, found["metadata"]["name"], self.namespace, {"data": {"document": '{"val'}})
+
+    def foreign(self) -> tuple[str, Callable[[], bool]]:
+        """A claim of our name, without our labels."""
+        from infra.kubernetes import kinds
+
+        name = "weights-" + "f" * 16
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+        self.place.api.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": self.namespace}, "spec": spec})
+
+        def there() -> bool:
+            found = self.place.api.get(kinds.CLAIM, name, self.namespace)
+            return found is not None and "deletionTimestamp" not in found["metadata"]
+
+        return name, there
+
     def close(self) -> None:
         """With its namespace goes all that is in it; pods that would take their time are ended first."""
         from infra.kubernetes import kinds
@@ -209,13 +296,23 @@ class KubernetesStand(Stand):
         self._open.close()
 
 
+class ServiceStand(KubernetesStand):
+    """The same without a router (`endpoint.via: service`). An engine is a pod for each release."""
+
+    endpoint: Mapping[str, str] = {"via": "service"}
+
+    @contextlib.contextmanager
+    def engines(self) -> Iterator[Callable[[str, str], tuple[str, int]]]:
+        yield cache(lambda name, release: self._engines.release(self.place, release).address)
+
+
 def stand_of(name: str, request: pytest.FixtureRequest, folder: Path, sources: Path) -> Stand:
     """A platform joins here."""
     if name == "local":
         return LocalStand(folder, sources)
     lab = request.getfixturevalue("lab")
     request.getfixturevalue("patient")
-    return KubernetesStand(lab, folder, sources)
+    return (ServiceStand if name == "service" else KubernetesStand)(lab, folder, sources)
 
 
 STANDS = ("local", "kubernetes")
@@ -265,7 +362,8 @@ def routes(stand: Stand) -> Iterator[Callable[..., Route]]:
     with stand.engines() as address:
 
         def route(letter: str = "a", name: str = "demo") -> Route:
-            return Route(name, name, f"{name}-{letter * 10}", address(name))
+            release = f"{name}-{letter * 10}"
+            return Route(name, name, release, address(name, release))
 
         yield route
 

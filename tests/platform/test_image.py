@@ -1,20 +1,14 @@
-"""`image` on every platform, the light half: resolving, observing, deleting. What building does is tested with each platform's own image.
+"""`image` on every platform, the light half: resolving and observing.
 
-On a cluster nothing is built or removed and a reference by digest is always there, so what is said of that is so on `local` alone; the rest
-of a cluster's images (tags, registries, which there are) is in tests/kubernetes/test_image.py.
+What building and deleting do is tested with each platform's own images: tests/infra/test_image.py, tests/infra/local/test_image.py; a cluster's
+(tags, registries, which there are) in tests/kubernetes/test_image.py, where nothing is ever built or removed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
-
-from infra.errors import ConfigError
 from infra.platform import Platform
 from infra.waiting import Progress
-from tests.doubles.releases import spec
-from tests.platform.conftest import LocalStand, Stand
+from tests.platform.conftest import Stand
 
 
 def test_resolving_makes_nothing_and_always_says_the_same(stand: Stand, platform: Platform) -> None:
@@ -24,12 +18,6 @@ def test_resolving_makes_nothing_and_always_says_the_same(stand: Stand, platform
 
     assert platform.image.resolve(asked, Progress(250)) == stand.again().image.resolve(asked, Progress(250)) == stand.image
     assert (sorted(stand.folder.rglob("*")), platform.inventory.find()) == before
-
-
-@pytest.mark.only("local")
-def test_another_flavour_is_another_image(platform: Platform) -> None:
-    """With GPUs the engine is another one."""
-    assert platform.image.resolve(spec(resources={"gpu": 1}), Progress(250)) != platform.image.resolve(spec(), Progress(250))
 
 
 def test_an_image_that_is_there_is_observed_and_not_built_again(stand: Stand, platform: Platform) -> None:
@@ -42,26 +30,3 @@ def test_an_image_that_is_there_is_observed_and_not_built_again(stand: Stand, pl
     assert seen == applied
     assert not applied.changed
     assert applied.data_version == stand.image
-
-
-@pytest.mark.only("local")
-def test_a_deleted_image_is_absent_twice_over(stand: LocalStand, platform: Platform) -> None:
-    """Deleting what is not there is no error."""
-    release = stand.unfetched()
-
-    platform.image.delete(release, Progress(250))
-    platform.image.delete(release, Progress(250))
-
-    assert platform.image.observe(release) is None
-
-
-@pytest.mark.only("local")
-def test_an_image_of_another_lock_can_not_be_built_and_the_error_says_why(stand: LocalStand, platform: Platform) -> None:
-    """A rollback to a release whose image is gone must not silently run in another one."""
-    old = replace(stand.unfetched(), image="local:" + "f" * 16)
-
-    assert platform.image.observe(old) is None
-    with pytest.raises(ConfigError) as told:
-        platform.image.apply(old, Progress(250))
-
-    assert "can not be built again" in told.value.problem.what

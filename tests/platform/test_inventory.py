@@ -1,26 +1,14 @@
-"""`inventory` on every platform: everything of ours, read from the platform itself, and nothing else.
+"""`inventory` on every platform: everything of ours, read from the platform itself, and nothing else; and the store of weights.
 
-What is ours is known by marks of processes and folders on `local`, and by labels on a cluster: tests/kubernetes/test_inventory.py.
+What is ours is known by marks of processes and folders on `local` (tests/infra/local), and by labels on a cluster (tests/kubernetes/test_inventory.py).
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-
-from infra.local.processes import MARK, mark_of
 from infra.platform import Platform
-from infra.states import Leftover, Route
+from infra.states import Held, Leftover, Route
 from infra.waiting import Progress
-from tests.platform.conftest import LocalStand, killed
-
-pytestmark = pytest.mark.only("local")
-
-SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+from tests.platform.conftest import Stand, killed
 
 
 def running(platform: Platform) -> tuple[Leftover, ...]:
@@ -28,92 +16,52 @@ def running(platform: Platform) -> tuple[Leftover, ...]:
     return tuple(found for found in platform.inventory.find() if not found.data)
 
 
+def revisions(platform: Platform) -> dict[str, Held]:
+    """The weights in the store, by the first digits of their manifest."""
+    return {held.id: held for held in platform.inventory.held() if held.part == "model_weights"}
+
+
 def test_nothing_is_found_where_nothing_was_made(platform: Platform) -> None:
     """Not even an empty folder."""
     assert running(platform) == ()
+    assert revisions(platform) == {}
 
 
-def test_everything_that_runs_is_found_with_its_proof_and_can_be_removed(stand: LocalStand, platform: Platform) -> None:
+def test_everything_that_runs_is_found_with_its_proof_and_can_be_removed(stand: Stand, platform: Platform) -> None:
     """Each row names model and release; removing what was found leaves nothing, and removing it again is no error."""
     release = stand.release()
     state = platform.ray_service.apply(release, Progress(250))
     assert state.address
     platform.endpoint.apply(Route("demo", "demo", release.name, state.address), Progress(250))
 
-    found = {row.part: row for row in running(platform)}
+    rows = running(platform)
+    found = {row.part: row for row in rows}
 
     assert (found["ray_service"].model, found["ray_service"].release) == ("demo", release.name)
-    assert all(row.why_ours for row in found.values())
+    assert all(row.why_ours for row in rows)
     assert set(found) == {"ray_service", "endpoint"}
-    for row in (*found.values(), *found.values()):
+    for row in (*rows, *rows):
         platform.inventory.remove(row, Progress(250))
     assert running(platform) == ()
     assert stand.processes() == set()
 
 
-def test_it_works_without_records_and_without_folders(stand: LocalStand, platform: Platform) -> None:
-    """Processes are found by their mark when everything that described them is gone."""
-    release = stand.release()
-    platform.ray_service.apply(release, Progress(250))
-    shutil.rmtree(stand.settings.home)
-
-    (service,) = [row for row in running(platform) if row.part == "ray_service"]
-    platform.inventory.remove(service, Progress(250))
-
-    assert service.release == release.name
-    assert stand.processes() == set()
-
-
-def test_a_killed_start_is_found(stand: LocalStand, platform: Platform) -> None:
-    """Nobody else would come back for it."""
+def test_a_killed_start_is_found_without_records(stand: Stand, platform: Platform) -> None:
+    """Nobody else would come back for it, and what described it may be gone."""
     release = stand.release("slow 600")
     killed(lambda progress: stand.again().ray_service.apply(release, progress), "engine: import")
+    for owner in platform.records.owners():
+        platform.records.purge(owner)
 
     (row,) = running(platform)
     platform.inventory.remove(row, Progress(250))
 
-    assert row.release == release.name
+    assert (row.part, row.release) == ("ray_service", release.name)
     assert running(platform) == ()
+    assert stand.processes() == set()
 
 
-def test_a_session_folder_whose_service_is_gone_is_found(stand: LocalStand, platform: Platform) -> None:
-    """After a reboot, or a kill between two removals."""
-    release = stand.release()
-    platform.ray_service.apply(release, Progress(250))
-    temp = platform.ray_service.temp  # type: ignore[attr-defined]
-    platform.ray_service.delete(release, Progress(250))
-    (temp / "0123456789").mkdir(parents=True)
-
-    (row,) = running(platform)
-    platform.inventory.remove(row, Progress(250))
-    temp.rmdir()
-
-    assert row.part == "session"
-
-
-def test_stray_processes_of_ours_are_found_and_those_of_others_never_touched(stand: LocalStand, platform: Platform) -> None:
-    """Another home's mark, a name like ours, no mark at all: none of our business."""
-    ours = mark_of(stand.settings.home, "benchmark", "x")
-    theirs = mark_of(stand.folder / "another", "benchmark", "x")
-    with (
-        subprocess.Popen(SLEEP, env={MARK: ours}, start_new_session=True) as mine,
-        subprocess.Popen(SLEEP, env={MARK: theirs}, start_new_session=True) as other,
-        subprocess.Popen([*SLEEP, "haproxy", "ray", "vllm"], start_new_session=True) as foreign,
-    ):
-        Progress(250).until(lambda: len(running(platform)) == 1 or None, every=0.02)
-        (row,) = running(platform)
-        platform.inventory.remove(row, Progress(250))
-        gone = mine.wait(60)
-        left = [other.poll(), foreign.poll()]
-        other.kill()
-        foreign.kill()
-
-    assert row.id == ours
-    assert gone < 0
-    assert left == [None, None]
-
-
-def test_data_is_listed_with_its_size_and_marked_as_data(stand: LocalStand, platform: Platform) -> None:
+def test_data_is_listed_with_its_size_and_marked_as_data(stand: Stand, platform: Platform) -> None:
     """It is kept by `down`, so people want to know what it costs."""
     release = stand.release()
     platform.records.put("demo", "deployment", {"wanted": False}, None)
@@ -127,12 +75,24 @@ def test_data_is_listed_with_its_size_and_marked_as_data(stand: LocalStand, plat
     assert platform.model_weights.observe(release) is None
 
 
-def test_a_row_that_points_elsewhere_removes_nothing(stand: LocalStand, platform: Platform, tmp_path: Path) -> None:
-    """Whoever made it up: only what lies in our folders is removed."""
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    made_up = Leftover("model_weights", str(foreign), "", None, None, "trust me", data=True)
+def test_revisions_in_the_store_go_one_by_one(stand: Stand, platform: Platform) -> None:
+    """Each with the bytes that its end frees; one that is gone frees none, and the other one stays whole."""
+    one, two = stand.release(), stand.release(weights="more", seed=1)
+    seen = revisions(platform)
+    first, second = (seen[release.manifest.digest[:16]] for release in (one, two))
 
-    platform.inventory.remove(made_up, Progress(250))
+    freed = [platform.inventory.discard(first, Progress(250)), platform.inventory.discard(first, Progress(250))]
 
-    assert foreign.is_dir()
+    assert min(first.bytes, second.bytes) >= one.manifest.size
+    assert freed[0] > 0 and freed[1] == 0
+    assert platform.model_weights.observe(one) is None and platform.model_weights.observe(two)
+    assert set(revisions(platform)) == {second.id}
+
+
+def test_a_row_that_points_elsewhere_removes_nothing(stand: Stand, platform: Platform) -> None:
+    """Whoever made it up: only what is ours is removed, whatever its name is."""
+    name, there = stand.foreign()
+
+    platform.inventory.remove(Leftover("model_weights", name, "", None, None, "trust me", data=True), Progress(250))
+
+    assert there()

@@ -49,5 +49,5 @@ def _live(stand: Stand, platform: Platform, *, serve: bool = True) -> None:
 
 def _ask(platform: Platform, prompt: str) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
-    with platform.endpoint.client(60) as client:
+    with platform.endpoint.client("demo", 60) as client:
         client.post("/chat/completions", json=body).raise_for_status()

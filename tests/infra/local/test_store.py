@@ -1,6 +1,6 @@
-"""The store of weights and images on every platform: seen one by one, removed one by one; and what several homes share of it.
+"""The store of weights and images of this machine: seen one by one, removed one by one; and what several homes share of it.
 
-On a cluster nothing is shared: each claim is one revision of one declaration (`held` and `discard`: tests/kubernetes/test_inventory.py).
+On a cluster nothing is shared: each claim is one revision of one declaration. The contract itself: tests/platform/test_inventory.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from infra.states import Held, Route
 from infra.waiting import Progress
 from infra.weights import sweep
 from tests.platform.conftest import LocalStand
-
-pytestmark = pytest.mark.only("local")
 
 BOB = Run("run-down", 2.0, "bob", "down", "teardown", None)
 

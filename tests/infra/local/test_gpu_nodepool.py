@@ -1,0 +1,86 @@
+"""Room on this machine: its free memory, its CPUs and its GPUs. The contract itself: tests/platform/test_gpu_nodepool.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.errors import CapacityError
+from infra.local import machine
+from infra.platform import Platform
+from infra.waiting import Progress
+from tests.platform.conftest import LocalStand
+
+GIB = 1 << 30
+SMALL = machine.Machine(2, 64 * GIB, (), "6.0", "3.11", "host", "id")
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Memory of the machine, to be said by the test."""
+    said = {"memory": 64 * GIB}
+    monkeypatch.setattr(machine, "memory_free", lambda: said["memory"])
+    return said
+
+
+def test_one_that_does_not_fit_is_refused_with_both_numbers(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """Before it is started, and with something to do."""
+    free["memory"] = 1 * GIB
+
+    with pytest.raises(CapacityError) as told:
+        platform.gpu_nodepool.apply(stand.release(), Progress(250))
+
+    assert "GiB of memory" in (told.value.problem.why or "")
+    assert "0.5 GiB are free" in (told.value.problem.why or "")
+    assert told.value.problem.next
+
+
+def test_gpus_are_counted(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """A hundred are not there."""
+    with pytest.raises(CapacityError) as told:
+        platform.gpu_nodepool.apply(stand.unfetched(resources={"gpu": 64}), Progress(250))
+
+    assert "needs 64 GPUs" in (told.value.problem.why or "")
+
+
+def test_declared_cpus_are_slots_and_undeclared_ones_refuse_nobody(stand: LocalStand, platform: Platform, free: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas count; the refusal has both numbers."""
+    monkeypatch.setattr(machine, "look", lambda: SMALL)
+
+    fits = [platform.gpu_nodepool.room(stand.release(resources=given)).fits for given in ({}, {"cpu": 2}, {"cpu": "500m"})]
+    with pytest.raises(CapacityError) as told:
+        platform.gpu_nodepool.apply(stand.release(resources={"cpu": 1.5}, replicas={"min": 2, "max": 2}), Progress(250))
+
+    assert fits == [True, True, True]
+    assert told.value.problem.why == "needs 3 CPUs, this machine has 2"
+
+
+def test_what_another_model_declared_is_taken(stand: LocalStand, platform: Platform, free: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs of another model's release that runs; those of an earlier release of the same model come free with it. GPUs belong to one release each."""
+    monkeypatch.setattr(machine, "look", lambda: SMALL)
+    first = stand.release(resources={"cpu": 1, "memory": "1Gi"})
+    with platform.gpu_nodepool.reserve(first, Progress(250)):
+        platform.ray_service.apply(first, Progress(250))
+        needy = {"name": "other", "resources": {"cpu": 2, "memory": "1Gi"}}
+
+        other = platform.gpu_nodepool.room(stand.release(**needy))
+        own = platform.gpu_nodepool.room(stand.release(resources={"cpu": 2, "memory": "1Gi"}))
+
+    assert not other.fits and other.why == f"needs 2 CPUs, this machine has 2 and 1 are not taken ({first.name} 1)"
+    assert own.fits
+
+
+def test_a_release_that_runs_keeps_what_it_needs_and_not_more_than_once(stand: LocalStand, platform: Platform, free: dict[str, int]) -> None:
+    """What it has not taken yet is not free; what it has taken is in the machine's own number. Gone, it holds nothing."""
+    first, second = stand.release(resources={"memory": "4Gi"}), stand.release(name="other", resources={"memory": "1Gi"})
+    with platform.gpu_nodepool.reserve(first, Progress(250)):
+        platform.ray_service.apply(first, Progress(250))
+    free["memory"] = 5 * GIB
+    used = platform.ray_service.memory(first.name)  # type: ignore[attr-defined]
+
+    beside = platform.gpu_nodepool.room(second)
+    platform.ray_service.delete(first, Progress(250))
+    platform.gpu_nodepool.delete(first, Progress(250))
+
+    assert not beside.fits
+    assert used // 2 < beside.free["memory"] - (GIB - (512 << 20)) < used * 2
+    assert platform.gpu_nodepool.room(second).fits

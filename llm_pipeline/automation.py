@@ -4,7 +4,7 @@ Refused: Dagster's automation conditions. They are edges: `eager()` fights a tea
 rollout; none of them sees the platform (dead, refused, asleep).
 """
 
-import dataclasses
+import socket
 import time
 
 import dagster as dg
@@ -14,6 +14,7 @@ from assets.workers import bury
 from infra.decisions import Act, Decisions, Mark, ReleaseRecord
 from infra.declarations import Declared
 from infra.errors import PipelineError
+from infra.loop import Loop
 from infra.platform import Platform, Release
 from infra.policy import Facts, Verdict, decide
 from infra.situation import facts, look
@@ -40,12 +41,15 @@ def build() -> dg.Definitions:
         description="Heals what died, rolls out what was edited. Asks decide() per model; `llm-pipeline why MODEL` prints what it answered.",
     )  # fmt: skip
     def reconcile(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        busy = runs_under_way(context.instance)
+        busy, loop = runs_under_way(context.instance), Loop(myself(context.instance), context.cursor)
         requests, said = [], []
         clusters: dict[str, Platform | PipelineError] = {}
         for name, found in declared().models.items():
             try:
                 platform = at_once(clusters, found.spec.cluster)
+                if other := elsewhere(platform, found, loop):
+                    said.append(f"{name}: {other} acts on {found.spec.cluster}")
+                    continue
                 verdict, release = judge(platform, found, busy.get(name))
             except PipelineError as error:
                 said.append(f"{name}: cannot tell: {error.problem.what}")
@@ -53,7 +57,7 @@ def build() -> dg.Definitions:
             said.append(f"{name}: {verdict.action}: {verdict.why}")
             if request := act(platform, name, verdict, release):
                 requests.append(request)
-        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "; ".join(said) or "no models")
+        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "; ".join(said) or "no models", cursor=loop.memory())
 
     return dg.Definitions(sensors=[reconcile])
 
@@ -71,17 +75,27 @@ def runs_under_way(instance: dg.DagsterInstance) -> dict[str, str]:
 
 
 def at_once(clusters: dict[str, Platform | PipelineError], cluster: str) -> Platform:
-    """The platform with its records read once for the whole tick. A cluster that does not answer is asked for one model, not for each."""
+    """The platform as it is at this tick. A cluster that does not answer is asked for one model, not for each."""
     if cluster not in clusters:
         try:
-            platform = platform_of(cluster)
-            clusters[cluster] = dataclasses.replace(platform, records=platform.records.at_once())
+            clusters[cluster] = platform_of(cluster).at_once()
         except PipelineError as error:
             clusters[cluster] = error
     found = clusters[cluster]
     if isinstance(found, PipelineError):
         raise found
     return found
+
+
+def myself(instance: dg.DagsterInstance) -> str:
+    """This Dagster, the same after a restart: machine and folder."""
+    return f"{socket.gethostname()}:{instance.root_directory}"
+
+
+def elsewhere(platform: Platform, found: Declared[ModelSpec], loop: Loop) -> str | None:
+    """Which other Dagster acts there. Not asked for what nobody wants: where all is asleep nothing is written."""
+    wanted = Decisions(platform.records, found.spec.name).wanted
+    return loop.other(platform.records, found.spec.cluster, time.time()) if wanted else None
 
 
 def judge(platform: Platform, found: Declared[ModelSpec], busy: str | None) -> tuple[Verdict, Release | None]:

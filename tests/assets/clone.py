@@ -261,9 +261,9 @@ class Clone:
         """The run of `collect`, which is also that of its schedule."""
         return self.execute(self.queue([], "collect", by="ann"))
 
-    def tick(self) -> dg.SensorResult:
-        """One look of the loop."""
-        with dg.build_sensor_context(instance=self.instance) as context:
+    def tick(self, cursor: str | None = None) -> dg.SensorResult:
+        """One look of the loop. `cursor`: what it remembered last time."""
+        with dg.build_sensor_context(instance=self.instance, cursor=cursor) as context:
             result = self.defs.resolve_sensor_def("reconcile")(context)
         assert isinstance(result, dg.SensorResult)
         return result

@@ -10,6 +10,8 @@ import pytest
 
 from infra.decisions import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
+from infra.platform import Records
+from llm_pipeline import automation
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone
 from tests.doubles.parts import Behaviour
@@ -63,6 +65,47 @@ def test_a_cluster_that_does_not_answer_is_asked_for_one_model_and_not_for_each(
 
     assert waits(clone) == "demo: cannot tell: the cluster does not answer; other: cannot tell: the cluster does not answer"
     assert asked == ["once"]
+
+
+def test_of_two_dagsters_one_acts_and_the_other_sees_who(clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one stores nothing and asks for nothing; when the first is silent for long enough it takes over, and then the first one sees who."""
+    live = clone.serve()
+    world.dead[f"demo-{live}"] = "out of memory"
+    now, first, second = [time.time()], automation.myself(clone.instance), "there:/clone"
+    monkeypatch.setattr(automation.time, "time", lambda: now[0])
+    assert clone.tick().run_requests
+
+    monkeypatch.setattr(automation, "myself", lambda _: second)
+    seen = clone.tick()
+    now[0] += 60
+    still = clone.tick(seen.cursor)
+    before = len(verdicts(clone))
+    now[0] += 40
+    taken = clone.tick(still.cursor)
+    monkeypatch.setattr(automation, "myself", lambda _: first)
+    back = clone.tick()
+
+    assert [str(one.skip_reason.skip_message) for one in (seen, still)] == [f"demo: {first} acts on local"] * 2  # type: ignore[union-attr]
+    assert not seen.run_requests and before == 1
+    assert taken.run_requests and len(verdicts(clone)) == 2
+    assert not back.run_requests and f"{second} acts on local" in str(back.skip_reason)
+
+
+def test_a_sign_of_life_is_not_written_at_every_look(clone: Clone) -> None:
+    """Fifty models and a tick every fifteen seconds are few writes; where nothing is wanted there is none at all."""
+    clone.tick()
+    nobody_wants = world_records(clone).get("local", "loop")
+    clone.serve()
+    clone.tick()
+    first = world_records(clone).get("local", "loop")
+    clone.tick()
+
+    assert nobody_wants is None
+    assert first and world_records(clone).get("local", "loop") == first
+
+
+def world_records(clone: Clone) -> Records:
+    return clone.world.platform.records
 
 
 def test_what_died_is_healed(clone: Clone, world: World) -> None:

@@ -78,12 +78,12 @@ def ladder(work: Work, state: ServiceState) -> Iterator[Rung]:
     same_rules = bool(record and record.accepted_spec == accepted_rules(work))
     is_live = bool(work.live and work.live.id == work.release.id)
     if is_live and same_rules and (work.run.action == "heal" or not work.begun):
-        yield acceptance.healthy(asked)
+        yield acceptance.healthy(asked, work.progress)
         return
     if not work.begun:
         work.begin()
     good = True
-    for rung in acceptance.climb(asked):
+    for rung in acceptance.climb(asked, work.progress):
         good = good and rung.passed
         yield rung
     if good:

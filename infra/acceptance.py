@@ -1,7 +1,7 @@
 """The acceptance ladder: questions to a candidate on its own address, rung by rung, each with its evidence.
 
 Asked greedily (temperature 0) over plain HTTP, as a client would. A rung says passed or not and why; it never raises for what the
-candidate does wrong. Rungs after a failed `healthy` are not asked.
+candidate does wrong. Rungs after a failed `healthy` are not asked. Transient comes out when a server in between refuses for reasons of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from typing import Any
 import httpx
 
 from infra import engine
-from infra.errors import redact
+from infra.errors import Transient, redact
 from infra.platform import Release, ServicePart
 from infra.specs import Golden
 from infra.states import ServiceState
+from infra.waiting import Progress, retry
 
 ANSWER_SECONDS = 120.0
 """For one answer of a candidate: the first one may still compile something."""
+
+WAY = (Transient, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+"""What breaks on the way there and says nothing of the candidate. An answer that takes too long is its own."""
+
+TRIES, PAUSE = 4, 1.0
+"""A rung is asked again when the way breaks, after 1, 2 and 3 seconds."""
 
 
 @dataclass(frozen=True)
@@ -79,27 +86,32 @@ LADDER: dict[str, str] = {
 """Check names in the order of the ladder, with what each states."""
 
 
-def climb(asked: Candidate) -> Iterator[Rung]:
+def climb(asked: Candidate, progress: Progress) -> Iterator[Rung]:
     """The whole ladder. Ends after `healthy` when that fails, since nothing else could be asked."""
-    first = healthy(asked)
+    first = healthy(asked, progress)
     yield first
     if not first.passed:
         return
     rungs: tuple[Callable[[Candidate], Rung], ...] = (served_name, golden_answers, streams, counts_tokens, live_arguments, within_slo)
     for rung in rungs:
         try:
-            yield rung(asked)
+            yield retry(partial(rung, asked), attempts=TRIES, pause=PAUSE, on=WAY, progress=progress)
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
             yield Rung(_name_of(rung), passed=False, why=f"no usable answer: {type(error).__name__}: {redact(str(error))[:200]}")
 
 
-def healthy(asked: Candidate) -> Rung:
+def healthy(asked: Candidate, progress: Progress) -> Rung:
     """One token, from the engine itself."""
-    began = time.monotonic()
     try:
-        answer = asked.post("/v1/completions", {"model": asked.release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0})
+        return retry(partial(one_token, asked), attempts=TRIES, pause=PAUSE, on=WAY, progress=progress)
     except httpx.HTTPError as error:
         return Rung("healthy", passed=False, why=f"no answer: {type(error).__name__}: {error}")
+
+
+def one_token(asked: Candidate) -> Rung:
+    """Asked once."""
+    began = time.monotonic()
+    answer = asked.post("/v1/completions", engine.one_token(asked.release))
     took = time.monotonic() - began
     good = answer.status_code == 200
     return Rung("healthy", good, "one token answered" if good else f"{answer.status_code}: {engine.clean(answer.text)}", {"seconds": round(took, 3)})

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from infra import acceptance
 from tests.assets.clone import Clone, make
 from tests.doubles.platform import World
 
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clone]:
+    monkeypatch.setattr(acceptance, "PAUSE", 0.01)
     made, close = make(tmp_path, monkeypatch)
     yield made
     close()

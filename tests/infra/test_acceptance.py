@@ -16,7 +16,9 @@ import pytest
 
 from infra import acceptance, local, loopback, settings
 from infra.acceptance import LADDER, Candidate, Rung, climb
+from infra.errors import Transient
 from infra.states import ServiceState
+from infra.waiting import Progress
 from tests.doubles.engine import Script
 from tests.doubles.ray_engine import CompletingEngine
 from tests.doubles.releases import release
@@ -34,6 +36,12 @@ Climb = Callable[..., dict[str, Rung]]
 def at(url: str) -> Callable[[float], httpx.Client]:
     """How somebody at this address is reached."""
     return partial(loopback.client, base=url)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again at once."""
+    monkeypatch.setattr(acceptance, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -81,7 +89,7 @@ def ladder(engine_at: Callable[[Script], str]) -> Climb:
     def climbed(answers: dict[str, str] | None = None, live: dict[str, str] | None = None, model: str = "demo", **keys: Any) -> dict[str, Rung]:
         made = release(**{"engine": {"max_model_len": 64}, "acceptance": {"golden": GOLDEN}, **keys})
         url = engine_at(Script(model, ANSWERS if answers is None else answers, default="one two three"))
-        return {rung.name: rung for rung in climb(Candidate(made, at(url), LIVE if live is None else live))}
+        return {rung.name: rung for rung in climb(Candidate(made, at(url), LIVE if live is None else live), Progress())}
 
     return climbed
 
@@ -99,10 +107,30 @@ def test_a_good_candidate_climbs_every_rung_with_evidence(ladder: Climb) -> None
 
 def test_a_candidate_that_does_not_answer_is_asked_nothing_else() -> None:
     """The first rung says why; the rest would say the same."""
-    rungs = list(climb(Candidate(release(), at("http://127.0.0.1:9"), LIVE)))
+    rungs = list(climb(Candidate(release(), at("http://127.0.0.1:9"), LIVE), Progress()))
 
     assert [(rung.name, rung.passed) for rung in rungs] == [("healthy", False)]
     assert "no answer" in rungs[0].why
+
+
+def test_what_breaks_on_the_way_says_nothing_of_the_candidate(engine_at: Callable[[Script], str]) -> None:
+    """A server in between that is busy, a connection that is cut: asked again. When it stays so it is no verdict: somebody tries later."""
+    reach = at(engine_at(Script("demo", answers=ANSWERS)))
+    trouble = iter([Transient("busy"), httpx.ReadError("cut"), Transient("busy"), None])
+
+    def rough(timeout: float) -> httpx.Client:
+        if error := next(trouble, None):
+            raise error
+        return reach(timeout)
+
+    def away(timeout: float) -> httpx.Client:
+        raise Transient("the API server is away")
+
+    rungs = list(climb(Candidate(release(acceptance={"golden": GOLDEN}), rough, LIVE), Progress()))
+
+    assert [rung.name for rung in rungs if rung.passed] == CLIMBED
+    with pytest.raises(Transient):
+        list(climb(Candidate(release(), away, LIVE), Progress()))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +189,7 @@ def test_a_bound_that_is_not_kept_is_told_with_both_numbers(engine_at: Callable[
 
 def test_an_answer_that_breaks_off_is_no_stream(engine_at: Callable[[Script], str]) -> None:
     """Cut in the middle, or without a single piece; the second proves no speed either."""
-    cut = {rung.name: rung for rung in climb(Candidate(release(), at(engine_at(Script("demo", default="one two three", die_after=2))), LIVE))}
+    cut = {rung.name: rung for rung in climb(Candidate(release(), at(engine_at(Script("demo", default="one two three", die_after=2))), LIVE), Progress())}
     empty = Candidate(release(acceptance={"slo": {"ttft_ms": 5000}}), at(engine_at(Script("demo", default=""))), LIVE)
 
     assert not cut["streams"].passed
@@ -224,7 +252,7 @@ def test_token_counts_must_add_up(odd_server: Callable[[Any], Candidate], usage:
 @pytest.mark.parametrize("document", [b"<html>", b"", {}, {"choices": []}, [], {"usage": None, "choices": [{"message": {"content": None}}]}])
 def test_nonsense_never_raises(odd_server: Callable[[Any], Candidate], document: Any) -> None:
     """A rung that can not be judged is not climbed, and says what came."""
-    rungs = list(climb(odd_server(document)))
+    rungs = list(climb(odd_server(document), Progress()))
 
     assert rungs[0].passed
     assert [rung.name for rung in rungs] == CLIMBED

@@ -29,11 +29,13 @@ def build(cluster: Cluster) -> dg.Definitions:
     @dg.asset(
         key=cluster.key("cluster"), group_name=cluster.name, kinds=KINDS[cluster.spec.platform], owners=list(cluster.spec.owners) or None,
         description=(f"{cluster.spec.description} " if cluster.spec.description else "") + f"{cluster.name}: where models run ({cluster.spec.platform}).",
+        check_specs=[dg.AssetCheckSpec(name, asset=cluster.key("cluster"), description=text) for name, text in platform.cluster.conditions.items()],
     )  # fmt: skip
     def place(context: dg.AssetExecutionContext) -> Iterator[Any]:
         progress = Progress(600, report=reporter(context, cluster.key("cluster")))
         began = time.time()
         try:
+            yield from checked(cluster)
             with platform.records.lock(f"{cluster.name}.cluster", f"run {context.run.run_id[:8]}", progress):
                 before = platform.records.get(cluster.name, "identity")
                 if before and TAG_ACTION in context.run.tags:
@@ -50,6 +52,18 @@ def build(cluster: Cluster) -> dg.Definitions:
         description="What the last teardown removed, kept and left. Written by the job teardown; never materialised by hand.",
     )  # fmt: skip
     return dg.Definitions([place, report])
+
+
+def checked(cluster: Cluster) -> Iterator[dg.AssetCheckResult]:
+    """Every condition of the place, up to the first that forbids to go on: its error is raised once it is told."""
+    for found in cluster.platform.cluster.examine(cluster.spec):
+        problem, severity = found.problem, dg.AssetCheckSeverity.ERROR if found.error else dg.AssetCheckSeverity.WARN
+        yield dg.AssetCheckResult(
+            check_name=found.name, asset_key=cluster.key("cluster"), passed=problem is None, severity=severity, description=problem.text() if problem else found.told,
+            metadata={"found": found.told} | ({"fix": problem.next} if problem and problem.next else {}),
+        )  # fmt: skip
+        if found.error:
+            raise found.error
 
 
 def record(cluster: Cluster, state: ClusterState) -> None:

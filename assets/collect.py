@@ -75,7 +75,10 @@ def build(clusters: Mapping[str, Cluster], models: Declared) -> dg.Definitions:
     def collect_job() -> None:
         collect_garbage()
 
-    schedule = dg.ScheduleDefinition(name="collect", job=collect_job, cron_schedule=SCHEDULE, default_status=dg.DefaultScheduleStatus.RUNNING)
+    schedule = dg.ScheduleDefinition(
+        name="collect", job=collect_job, cron_schedule=SCHEDULE, default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every night: removes revisions, images and runs that nothing needs any more. What it did is in each cluster's `collection`.",
+    )  # fmt: skip
     return dg.Definitions(jobs=[collect_job], schedules=[schedule])
 
 

@@ -9,76 +9,82 @@ and on this machine (identity.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from infra.errors import ConfigError, Denied
-from infra.kubernetes import identity, kinds, kuberay, namespace, nodes, rights
+from infra.errors import ConfigError
+from infra.kubernetes import identity, kinds, kuberay, lease, namespace
+from infra.kubernetes.conditions import CONDITIONS, Conditions, offer
 from infra.kubernetes.endpoint import KubernetesEndpoint
 from infra.kubernetes.failures import Busy
-from infra.kubernetes.nodes import Node
 from infra.kubernetes.place import Place
+from infra.kubernetes.service_endpoint import ServiceEndpoint
 from infra.specs import ClusterSpec
-from infra.states import ClusterState
+from infra.states import ClusterState, Condition
 from infra.waiting import Progress
 
-OLDEST = (1, 28)
-"""The oldest server that we would try; 1.35 was run."""
+FRESH = 60.0
+"""Seconds for which an `apply` believes what was examined."""
 
 PATIENCE = 2.0
 """Seconds in which a connection that breaks at once is tried again."""
 
-DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-
 
 class KubernetesCluster:
-    """`Part[ClusterSpec, ClusterState]`."""
+    """`ClusterPart`."""
 
-    def __init__(self, place: Place, endpoint: KubernetesEndpoint) -> None:
+    def __init__(self, place: Place, endpoint: KubernetesEndpoint | ServiceEndpoint) -> None:
         self._place, self._endpoint = place, endpoint
+        self._examined: tuple[float, Conditions] = (-FRESH, Conditions(place, self._same))
 
     def observe(self, spec: ClusterSpec) -> ClusterState | None:
         """None: our namespace is not there. Raises Transient within seconds when the cluster does not answer, Blocked when it is another one."""
-        this = self._identity()
-        self._compare(this)
+        this = self._same()
         here = self._place.api.glance(kinds.NAMESPACE, self._place.namespace)
         if here is None or namespace.leaving(here):
             return None
         return ClusterState(this, {"namespace": self._place.namespace, "context": self._place.block.context})
 
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        return CONDITIONS
+
+    def examine(self, spec: ClusterSpec) -> Iterator[Condition]:
+        """An `apply` within a minute does not ask all of it again."""
+        found = Conditions(self._place, self._same)
+        yield from found
+        if found.met:
+            self._examined = (time.monotonic(), found)
+
     def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
         """Checks before it makes anything; then makes the namespace."""
-        progress.phase("identity", self._place.block.context)
-        try:
-            this = self._identity()
-        except Denied:
-            rights.insist(self._place)
-            raise
-        self._compare(this)
-        version = supported(self._place.api.version())
-        progress.phase("rights")
-        rights.insist(self._place)
-        progress.phase("what is there")
-        storage = self._storage_class()
-        ray = kuberay.look(self._place.api)
-        if not kuberay.ours_to_install(self._place, ray):
-            kuberay.insist(self._place, ray)
+        progress.phase("conditions", self._place.block.context)
+        found = Conditions(self._place, self._same)
+        found.insist()
+        if isinstance(self._endpoint, ServiceEndpoint):
+            self._endpoint.insist_on_no_key()
         made = namespace.ensure(self._place, progress)
-        ray, installed = kuberay.ensure(self._place, ray, progress)
-        first = identity.remember(self._place.cache, this)
+        ray, installed = kuberay.ensure(self._place, found.kuberay, progress)
+        first = identity.remember(self._place.cache, found.identity)
+        lease.sweep(self._place)
         facts = {
-            "version": version, "endpoint": self._endpoint.url, "namespace": self._place.namespace, "context": self._place.block.context, "storage_class": storage,
-            "kuberay": str(ray.operator(self._place.namespace) or "known, its operator is not seen"), **offer(nodes.look(self._place.api, ())),
+            "version": found.version, "endpoint": self._endpoint.url("MODEL"), "namespace": self._place.namespace, "context": self._place.block.context, "storage_class": found.storage_class,
+            "kuberay": str(ray.operator(self._place.namespace) or "known, its operator is not seen"), **offer(found.nodes),
         }  # fmt: skip
-        return ClusterState(this, facts, changed=made or installed or first)
+        return ClusterState(found.identity, facts, changed=made or installed or first)
 
     def delete(self, spec: ClusterSpec, progress: Progress) -> None:
         """The cluster stays, with namespace and data; what of ours serves all of it (the router) ends, and this machine forgets which one it was."""
-        self._compare(self._identity())
+        self._same()
         self._endpoint.stop(progress)
         identity.forget(self._place.cache)
 
     # ------------------------------------------------ private
+
+    def _same(self) -> dict[str, str]:
+        """Raises Blocked when it is another cluster than the recorded one."""
+        found = self._identity()
+        identity.insist(self._place.cache, self._place.cluster, found)
+        return found
 
     def _identity(self) -> dict[str, str]:
         api, began = self._place.api, time.monotonic()
@@ -93,36 +99,3 @@ class KubernetesCluster:
         if system is None:
             raise ConfigError(f"{api.server} is not a Kubernetes cluster", why="it has no namespace kube-system", next="look at kubernetes.context of the cluster's YAML")
         return {"server": api.server, "ca": api.ca_hash, "uid": system["metadata"]["uid"]}
-
-    def _compare(self, found: dict[str, str]) -> None:
-        identity.insist(self._place.cache, self._place.cluster, found)
-
-    def _storage_class(self) -> str:
-        """The one of the claims; ConfigError when there is none, since a claim would wait for it forever."""
-        found = self._place.api.list(kinds.STORAGE_CLASS).items
-        names = sorted(item["metadata"]["name"] for item in found)
-        wanted = self._place.block.storage_class
-        default = next((item["metadata"]["name"] for item in found if (item["metadata"].get("annotations") or {}).get(DEFAULT_CLASS) == "true"), None)
-        if wanted is None and default is None:
-            raise ConfigError(
-                f"cluster {self._place.cluster} has no default storage class", why=f"it has {', '.join(names) or 'none at all'}",
-                next="name one as kubernetes.storage_class in the cluster's YAML" if names else "install a provisioner of volumes, or ask whoever runs the cluster",
-            )  # fmt: skip
-        if wanted and wanted not in names:
-            raise ConfigError(f"cluster {self._place.cluster} has no storage class {wanted}", why=f"it has {', '.join(names) or 'none'}", next="name one of these as kubernetes.storage_class")
-        return wanted or str(default)
-
-
-def supported(version: str) -> str:
-    """The version itself; ConfigError when it is too old."""
-    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in version.lstrip("v").split(".")[:2])
-    if (major, minor) < OLDEST:
-        raise ConfigError(f"Kubernetes {version} is too old", why=f"{'.'.join(map(str, OLDEST))} is the oldest that we would try", next="upgrade the cluster, or use another one")
-    return version
-
-
-def offer(found: Sequence[Node]) -> dict[str, Any]:
-    """What the nodes have in sum: CPUs, bytes, GPUs; only of those that take pods."""
-    open_ = [node for node in found if node.ready and not node.cordoned]
-    total = {name: sum(node.total[name] for node in open_) for name in ("cpus", "memory", "gpus")}
-    return {"nodes": len(found), "nodes_ready": len(open_), "cpus": round(total["cpus"], 1), "memory": int(total["memory"]), "gpus": int(total["gpus"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from infra.errors import ConfigError
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone
 from tests.doubles.platform import World
@@ -138,6 +139,19 @@ def test_only_a_click_on_the_cluster_alone_records_another_place(clone: Clone, w
 
     assert brought_along.failed == ["cluster"] and brought_along.problem.why == "recorded {'machine': 'm1'}, found {'machine': 'm2'}"
     assert clone.up().success
+
+
+def test_a_place_that_lacks_something_is_told_by_a_check_and_nothing_is_made_there(clone: Clone, world: World) -> None:
+    """With its fix; mended, the same check passes."""
+    world.unfit = ConfigError("the home can not be written", why="read-only file system", next="set LLM_PIPELINE_HOME")
+    refused = clone.up()
+    made = world.identity
+    world.unfit = None
+
+    done = clone.up()
+
+    assert refused.failed == ["cluster"] and refused.problem.next == "set LLM_PIPELINE_HOME" and made is None
+    assert (refused.checks["home"], done.checks["home"]) == (False, True)
 
 
 def test_who_and_why_are_taken_from_the_run(clone: Clone) -> None:

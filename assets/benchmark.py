@@ -65,7 +65,7 @@ def ask(work: Work) -> Sample:
     }  # fmt: skip
     began, first, tokens = time.monotonic(), 0.0, 0
     try:
-        with work.platform.endpoint.client(300) as client, client.stream("POST", "/chat/completions", json=body) as answer:
+        with work.platform.endpoint.client(work.model.name, 300) as client, client.stream("POST", "/chat/completions", json=body) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():
                 if line.startswith("data: {"):

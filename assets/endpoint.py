@@ -65,14 +65,14 @@ def insist_on_acceptance(work: Work, live: Release | None) -> None:
 
 
 def prove(work: Work, release: Release, route: Route) -> int:
-    """Answers through the public address carry this release's mark. A router that died since it was told is started again."""
+    """Answers through the public address carry this release's mark, or lead to it by all that can be seen. A router that died since it was told is started again."""
     body = {"model": release.served_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
     good = 0
 
     def probe() -> int | None:
         nonlocal good
         try:
-            with work.platform.endpoint.client(60) as client:
+            with work.platform.endpoint.client(work.model.name, 60) as client:
                 answer = client.post("/completions", json=body)
         except httpx.HTTPError as error:
             work.progress.phase("prove", f"{type(error).__name__}: {error}")
@@ -80,14 +80,27 @@ def prove(work: Work, release: Release, route: Route) -> int:
                 work.platform.endpoint.apply(route, work.progress)
             insist_on_life(work, "its answers were proved")
             return None
-        mark = answer.headers.get("x-llm-release")
+        mark = mark_of(work, route, answer)
         good = good + 1 if answer.status_code == 200 and mark == release.name else 0
         work.progress.phase("prove", f"{answer.status_code} from {mark}, {good} of {PROOFS}")
         if not good:
             insist_on_life(work, "its answers were proved")
         return good if good >= PROOFS else probe() if good else None
 
-    return work.progress.until(probe, every=0.1)
+    return work.progress.until(probe, every=1.0)
+
+
+def mark_of(work: Work, route: Route, answer: httpx.Response) -> str | None:
+    """Who answered. An endpoint that is blind marks nothing: there it is the release to which the address leads, when it leads nowhere else."""
+    endpoint = work.platform.endpoint
+    if endpoint.counts:
+        mark: str | None = answer.headers.get("x-llm-release")
+        return mark
+    try:
+        seen = endpoint.observe(route)
+    except Transient:
+        return None
+    return seen.release if seen and seen.healthy else None
 
 
 def outage_ended(work: Work) -> dict[str, Any]:

@@ -164,7 +164,8 @@ def wait_for_room(work: Work, release: Release, found: Capacity, kept: ExitStack
 def take_away(work: Work, live: Release, found: Capacity) -> None:
     """`recreate`: the outage is announced, with its reason and its length; from now on it is measured."""
     expected = outage_seconds(work.decisions)
-    work.say(f"recreate: {live.name} goes first; nothing answers for about {expected:.0f} s ({found.why})")
+    held = "" if work.platform.endpoint.counts else "; without a router requests are refused at once, none is held"
+    work.say(f"recreate: {live.name} goes first; nothing answers for about {expected:.0f} s ({found.why}){held}")
     work.progress.phase("outage", f"nothing answers for about {expected:.0f} s ({found.why})")
     work.platform.endpoint.closed(work.model.name, live.served_name, expected, "recreate", work.progress)
     if work.decisions.read(Outage, "outage") is None:

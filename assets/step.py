@@ -189,7 +189,7 @@ def start(context: Any, model: Model, stage: str) -> Work | None:
     if stage != "deployment" and not guard(context, decisions, run):
         return None
     timeout = float(context.run.tags.get(TAG_TIMEOUT, STEP_TIMEOUT))
-    progress = Progress(timeout, report=reporter(context, model.key(stage)), stop=lambda: withdrawn(decisions, run))
+    progress = Progress(timeout, report=reporter(context, model.key(stage)), stop=lambda: withdrawn(decisions, run), ask_every=model.platform.ask_every)
     return Work(context, model, stage, run, decisions, progress)
 
 
@@ -363,6 +363,8 @@ UNTOLD = 5
 
 def drain(platform: Platform, release: Release, progress: Progress) -> float:
     """Waits until a release answers nobody, in two readings a second apart, or its `drain_seconds` are over. Returns the seconds."""
+    if not platform.endpoint.counts:
+        return drain_blindly(platform, release, progress)
     began, quiet, untold = time.monotonic(), 0, 0
     while quiet < 2 and untold < UNTOLD and time.monotonic() - began < release.spec.release.drain_seconds:
         count = platform.endpoint.in_flight(release.name)
@@ -372,3 +374,24 @@ def drain(platform: Platform, release: Release, progress: Progress) -> float:
         if quiet < 2 and untold < UNTOLD:
             progress.sleep(1.0)
     return round(time.monotonic() - began, 1)
+
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks whether a release that drains unseen is still there at all."""
+
+
+def drain_blindly(platform: Platform, release: Release, progress: Progress) -> float:
+    """Waits all of `drain_seconds`, since nobody counts what it answers; less only where it is gone, or half of this step's time is over."""
+    began, seconds = time.monotonic(), min(float(release.spec.release.drain_seconds), progress.left / 2)
+    while (left := seconds - (time.monotonic() - began)) > 0 and there(platform, release):
+        progress.phase("drain", f"{release.name}: what it still answers can not be seen, so it has its {seconds:.0f} s; {left:.0f} s are left")
+        progress.sleep(min(LOOK_EVERY, left))
+    return round(time.monotonic() - began, 1)
+
+
+def there(platform: Platform, release: Release) -> bool:
+    """Whether anything of it is on the platform; so too where that can not be told."""
+    try:
+        return any(state.release == release.name for state in platform.ray_service.running(release.model))
+    except Transient:
+        return True

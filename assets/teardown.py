@@ -183,11 +183,11 @@ def served_releases(decisions: Decisions) -> list[Release]:
 
 
 def remove_routes(platform: Platform, model: str, served: Iterable[Release], live: Release | None, report: Report, progress: Progress) -> None:
-    """The router forgets the names; on `local` it ends with the last of them. Only a release that was live had a route to report."""
+    """The endpoint forgets the names; a router ends with the last of them. Only a release that was live had a route to report."""
     for name in own_names(platform, model, served):
         platform.endpoint.delete(Route(model, name, "", ("127.0.0.1", 0)), progress)
         if live and live.served_name == name:
-            report.took("endpoint", name, "its route in the router")
+            report.took("endpoint", name, "its route in the router" if platform.endpoint.counts else "its Service")
 
 
 def own_names(platform: Platform, model: str, served: Iterable[Release]) -> list[str]:
@@ -291,7 +291,7 @@ def leftovers(platform: Platform, cluster: str, declared: Iterable[str] | None =
                 if names is not None and found.model not in names:
                     out.append(replace(found, why_ours=f"no YAML declares {found.model}, and it is still wanted: llm-pipeline down {found.model}"))
                 continue
-        elif found.part == "endpoint" and wanted:
+        elif found.part == "endpoint" and (found.model in wanted if found.model and not platform.endpoint.counts else wanted):
             continue
         out.append(found)
     return tuple(out)

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from infra.errors import Problem
 from infra.specs import ClusterSpec, ModelSpec, fields_of
 from infra.states import (
     Capacity,
     Chain,
     ClusterState,
+    Condition,
     Difference,
     EndpointState,
     Held,
@@ -108,6 +110,17 @@ class Part(Protocol[Spec, State]):
         """Removes it and waits for its absence. Absent already: done. Touches nothing that is not ours."""
 
 
+class ClusterPart(Part[ClusterSpec, ClusterState], Protocol):
+    """`cluster`."""
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """What a place must have: the name of each condition and what it is about. Asks nobody."""
+
+    def examine(self, spec: ClusterSpec) -> Iterator[Condition]:
+        """Each condition in turn, up to the first that forbids `apply`. Changes nothing. Raises Transient when it cannot tell."""
+
+
 class WeightsPart(Part[Release, WeightsState], Protocol):
     """`model_weights`."""
 
@@ -160,18 +173,21 @@ class ServicePart(Part[Release, ServiceState], Protocol):
 class EndpointPart(Part[Route, EndpointState], Protocol):
     """`endpoint`."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether a router of ours answers: it counts requests, holds them, and marks answers with their release. False: it is blind to all of that."""
+
     def in_flight(self, release: str) -> int | None:
         """Requests that this release is answering; None: it cannot be told."""
 
     def closed(self, model: str, served_name: str, seconds: float, phase: str, progress: Progress) -> None:
-        """Nobody answers for this name for about so many seconds: requests are held. 0: not any more, they are refused at once."""
+        """Nobody answers for this name for about so many seconds: requests are held. 0: not any more, they are refused at once. Where nothing counts, always at once."""
 
-    @property
-    def url(self) -> str:
-        """The OpenAI-compatible base address for people and their programs, ending in /v1."""
+    def url(self, model: str) -> str:
+        """The OpenAI-compatible base address for people and their programs, ending in /v1; of a router the same for every model."""
 
-    def client(self, timeout: float) -> httpx.Client:
-        """HTTP to the endpoint, from where this process runs: paths begin at its /v1; the API key is sent where there is one."""
+    def client(self, model: str, timeout: float) -> httpx.Client:
+        """HTTP to where this model answers, from where this process runs: paths begin at its /v1; the API key is sent where there is one."""
 
 
 class UsagePart(Protocol):
@@ -258,6 +274,9 @@ class Diagnosis(Protocol):
     def chain(self, release: Release, *, live: bool) -> Chain:
         """Looks at everything that this release stands on. `live`: the endpoint should lead to it. Raises Transient when it cannot tell."""
 
+    def away(self, spec: ModelSpec, problem: Problem) -> Chain:
+        """What is left of it where the cluster itself could not be asked: its link, and nothing known behind it. Asks nobody."""
+
 
 class Manifests(Protocol):
     """Where a life is made of declared objects: what they are. No secret's value is in any of it."""
@@ -274,7 +293,7 @@ class Platform:
     """One platform as a record of its parts, in the order of life."""
 
     name: str
-    cluster: Part[ClusterSpec, ClusterState]
+    cluster: ClusterPart
     gpu_nodepool: CapacityPart
     model_weights: WeightsPart
     image: ImagePart
@@ -285,7 +304,15 @@ class Platform:
     inventory: Inventory
     sweep_pause: float = 60.0
     """Seconds between the two looks that prove that nothing is left."""
+    ask_every: float = 1.0
+    """Seconds between two questions to the records whether somebody withdrew what a step waits for."""
     diagnosis: Diagnosis | None = None
     """None: what the parts say of themselves is all that there is to tell."""
     manifests: Manifests | None = None
     """None: nothing is sent anywhere."""
+    seen_now: Callable[[], Platform] | None = None
+    """Makes what `at_once` answers, where more than the records is read at once."""
+
+    def at_once(self) -> Platform:
+        """The same as it is at this moment, for one look at many models. What is there is read at most once; nothing may be applied through it."""
+        return self.seen_now() if self.seen_now else replace(self, records=self.records.at_once())

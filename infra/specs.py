@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -355,10 +355,12 @@ class ModelSpec(Spec):
 class Endpoint(Spec):
     """The address that clients use."""
 
-    via: Literal["router"] = says(
-        "in_place", "router: the product's own, the only one on local; it can hold, wake and mark answers.", "router"
+    via: Literal["router", "service"] = says(
+        "in_place",
+        "router: the product's own, the only one on local; it can hold, wake and mark answers. service: none; a model's own Service leads to what is live, and does none of that.",
+        "router",
     )
-    replicas: int = says("in_place", "Routers side by side; on local there is one, whatever is said here. Default 2: one may go, the address stays.", 2, ge=1, le=10)
+    replicas: int = says("in_place", "Routers side by side; on local there is one, with via: service none, whatever is said here. Default 2: one may go, the address stays.", 2, ge=1, le=10)
     image: Image | None = says(
         "in_place", "OCI reference with the program haproxy 2.8, Lua included. Null: HAProxy's own. On local that of the wheel runs, and this has no effect.", None
     )
@@ -407,6 +409,13 @@ class ClusterSpec(Spec):
     aws: AwsBlock | None = says("identity", "Only with platform aws. Null: nothing to say.", None)
     owners: Owners = says("in_place", "Who answers for it: 'team:<name>' or e-mail addresses. Empty: nobody said.", ())
     description: Text | None = says("in_place", "One sentence for people. Null: made from the other fields.", None)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _router_on_this_machine(cls, endpoint: Endpoint, info: ValidationInfo) -> Endpoint:
+        if info.data.get("platform") == "local" and endpoint.via == "service":
+            raise wrong("must be router on the platform local: this machine has no Services of Kubernetes, only the router", "via")
+        return endpoint
 
     @model_validator(mode="after")
     def _block_of_its_platform(self) -> ClusterSpec:

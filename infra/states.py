@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.errors import Problem
+from infra.errors import PipelineError, Problem
 from infra.weights import Facts
 
 
@@ -26,6 +26,24 @@ class ClusterState:
     @property
     def data_version(self) -> str:
         return digest_of(self.identity)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that a place must have before anything is made there, and what was found.
+
+    error      it has it not, so nothing is made; None: it has it
+    warning    it goes on, but somebody should look; None: nothing to tell
+    """
+
+    name: str
+    told: str
+    error: PipelineError | None = None
+    warning: Problem | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        return self.error.problem if self.error else self.warning
 
 
 @dataclass(frozen=True)

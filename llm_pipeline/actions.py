@@ -124,9 +124,10 @@ class Wish:
 
 def consider(model: Model, revision: str | None = None, *, retry: bool = False) -> Wish:
     """Looks at source, records and platform, and says what a run would change. Changes nothing."""
-    decisions = Decisions(model.platform.records, model.name)
-    source, note = newest(decisions, model.platform, model.spec, model.base, Progress(120), revision)
-    seen = look(model.platform, model.name, model.spec, model.base)
+    here = model.platform.at_once()
+    decisions = Decisions(here.records, model.name)
+    source, note = newest(decisions, here, model.spec, model.base, Progress(120), revision)
+    seen = look(here, model.name, model.spec, model.base)
     pin, admitted = decisions.pin, decisions.admitted
     verdict = policy.admit(
         source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known_manifests(decisions), pin_until=pin.until if pin else None,
@@ -169,7 +170,7 @@ def rollback(dagster: Dagster, name: str, release: str | None, listen: Listener,
     target = earlier(decisions, model.platform, release)
     seen = look(model.platform, name, model.spec, model.base)
     if seen.live and seen.live.id == target.id and seen.serves:
-        return [Outcome(name, "unchanged", target.id, target.id, target.revision, model.platform.endpoint.url, notes=(f"release {target.id} serves already",))]
+        return [Outcome(name, "unchanged", target.id, target.id, target.revision, model.platform.endpoint.url(name), notes=(f"release {target.id} serves already",))]
     tags = {TAG_ACTION: "rollback", TAG_WHY: f"rollback to {target.id}", "llm/to": target.id, "llm/hold": str(hold).lower()}
     return _launch_and_follow(dagster, [(model, ())], listen, tags, follow=follow, timeout=timeout)
 
@@ -264,7 +265,7 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
             done.append(Outcome(model.name, "refused", problem=wish.refusal, exit_code=3, notes=wish.notes + healed))
         elif wish.unchanged and wish.release:
             release = wish.release
-            done.append(Outcome(model.name, "unchanged", release.id, release.id, release.revision, model.platform.endpoint.url, notes=wish.notes))
+            done.append(Outcome(model.name, "unchanged", release.id, release.id, release.revision, model.platform.endpoint.url(model.name), notes=wish.notes))
         else:
             if told := _announced(wish):
                 listen(model.name, Event("note", "", told))
@@ -341,7 +342,7 @@ def _outcome(
         problem = stored or Problem(f"the run of {model.name} ended as {status or 'unknown'}", next=f"llm-pipeline up {model.name} goes on from here")
     result = "serving" if good else "refused" if attempt and attempt.result == "refused" else "failed"
     return Outcome(
-        model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url if good else None,
+        model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url(model.name) if good else None,
         run, changed, seconds, dict(attempt.phases) if attempt else {}, None if good else problem, 0 if good else 1, notes,
     )  # fmt: skip
 

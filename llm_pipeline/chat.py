@@ -19,19 +19,20 @@ from llm_pipeline import actions, console
 
 @dataclass
 class Talk:
-    """A conversation with one model, by the name that the endpoint knows."""
+    """A conversation with one model. `served_name`: what the endpoint calls it."""
 
     endpoint: EndpointPart
     model: str
+    served_name: str
     timeout: float
     said: list[dict[str, str]] = field(default_factory=list)
 
     def stream(self, prompt: str) -> Iterator[str]:
         """The answer in pieces. The conversation remembers it."""
-        body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "stream": True, "temperature": 0}
+        body = {"model": self.served_name, "messages": [*self.said, {"role": "user", "content": prompt}], "stream": True, "temperature": 0}
         whole = ""
         try:
-            with self.endpoint.client(self.timeout) as client, client.stream("POST", "/chat/completions", json=body) as answer:
+            with self.endpoint.client(self.model, self.timeout) as client, client.stream("POST", "/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
                     answer.read()
                     raise refused(self.model, answer)
@@ -43,17 +44,17 @@ class Talk:
                         if piece:
                             yield piece
         except httpx.HTTPError as error:
-            raise unreachable(self.model, self.endpoint.url, error) from error
+            raise unreachable(self.model, self.endpoint.url(self.model), error) from error
         self.said += [{"role": "user", "content": prompt}, {"role": "assistant", "content": whole}]
 
     def whole(self, prompt: str) -> dict[str, Any]:
         """The answer as the endpoint's own document."""
-        body = {"model": self.model, "messages": [*self.said, {"role": "user", "content": prompt}], "temperature": 0}
+        body = {"model": self.served_name, "messages": [*self.said, {"role": "user", "content": prompt}], "temperature": 0}
         try:
-            with self.endpoint.client(self.timeout) as client:
+            with self.endpoint.client(self.model, self.timeout) as client:
                 answer = client.post("/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise unreachable(self.model, self.endpoint.url, error) from error
+            raise unreachable(self.model, self.endpoint.url(self.model), error) from error
         if answer.status_code != 200:
             raise refused(self.model, answer)
         return {**answer.json(), "release": answer.headers.get("x-llm-release")}
@@ -77,7 +78,7 @@ def sample(model: str) -> tuple[str, str]:
         stage = actions.stage(model)
         golden = stage.spec.acceptance.golden
         question = golden[0].prompt if golden else "Say hello in one sentence."
-        talk = Talk(stage.platform.endpoint, stage.spec.served_name, 60)
+        talk = Talk(stage.platform.endpoint, model, stage.spec.served_name, 60)
         return question, "".join(talk.stream(question)).strip()
     except PipelineError:
         return "", ""

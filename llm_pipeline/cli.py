@@ -134,9 +134,10 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
 def status(names: Names = None, watch: Annotated[bool, typer.Option("--watch", help="Every 2 s, until Ctrl-C.")] = False, as_json: Json = False) -> None:
     """What serves, what is wrong with the rest, and what to do."""
     dagster = Dagster(load())
-    unknown = [name for name in names or [] if name not in views.model_names([]) and name not in {b.name for b in components.declared().broken}]
-    if unknown:
-        actions.stage(unknown[0])
+    declared = components.declared()
+    strange = {*(names or [])} - {*declared.models, *(broken.name for broken in declared.broken)}
+    if strange and (unknown := strange - {*views.model_names([])}):
+        actions.stage(min(unknown))
     while True:
         found = views.status(dagster, names or [])
         if as_json:
@@ -157,8 +158,7 @@ def chat_(
 ) -> None:  # fmt: skip
     """Talk to a model; the answer streams."""
     platform = actions.platform_with(model)
-    served = chat.served_name(platform, model)
-    talk = chat.Talk(platform.endpoint, served, timeout)
+    talk = chat.Talk(platform.endpoint, model, chat.served_name(platform, model), timeout)
     if prompt is None and not as_json:
         chat.session(talk)
         return

@@ -158,8 +158,9 @@ def rbac() -> str:
     names = components.usable_clusters(components.declared().clusters, ("kubernetes",))
     if not names:
         raise ConfigError("no cluster of platform kubernetes is declared", next="add assets/clusters/NAME/defs.yaml; docs/declaring.md has its keys")
-    blocks = [(name, components.declared().clusters[name].spec.kubernetes) for name in names]
-    return "".join(f"# cluster {name}\n---\n{yaml.safe_dump_all(rights.manifests(block), sort_keys=False)}" for name, block in blocks if block)
+    specs = [components.declared().clusters[name].spec for name in names]
+    made = ((spec.name, rights.manifests(spec.kubernetes, via=spec.endpoint.via)) for spec in specs if spec.kubernetes)
+    return "".join(f"# cluster {name}\n---\n{yaml.safe_dump_all(manifests, sort_keys=False)}" for name, manifests in made)
 
 
 def cache(settings: Settings) -> Iterator[Line]:

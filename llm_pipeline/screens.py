@@ -64,8 +64,8 @@ def status(found: dict[str, Any]) -> None:
             console.card(Problem(**row["problem"]))
     dagster = found["dagster"]
     console.line()
-    if endpoint := next((row["endpoint"] for row in found["models"] if row["endpoint"]), None):
-        console.line(f"endpoint  {endpoint}", "quiet")
+    for endpoint, via in dict.fromkeys((row["endpoint"], row["via"]) for row in found["models"] if row["endpoint"]):
+        console.line(f"endpoint  {endpoint}" + ("  (no router: requests are not held, woken for, counted or marked)" if via == "service" else ""), "quiet")
     console.line(f"dagster   {dagster['webserver']}" if dagster["daemon"] else "dagster   not running: nothing heals by itself", "quiet" if dagster["daemon"] else "busy")
     if found.get("cache") and found["cache"]["over"]:
         told, following = doctor.fullness(found["cache"])

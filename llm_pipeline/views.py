@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from assets.teardown import leftovers as unwanted
 from infra.decisions import Attempt, Decisions, ReleaseRecord
 from infra.declarations import Declared
 from infra.errors import PipelineError, Problem
+from infra.loop import acting
 from infra.platform import Platform
 from infra.situation import Situation, look, state_of
 from infra.specs import ModelSpec
@@ -30,21 +32,38 @@ def utc(at: float | None) -> str | None:
 def status(dagster: Dagster, names: list[str]) -> dict[str, Any]:
     """Platform first, Dagster second; works when either is gone."""
     everything = components.declared()
-    url = dagster.webserver()
-    models = [row_or_why_not(name) for name in model_names(names)]
+    url, silent = dagster.webserver(), away()
+    models = [row_or_why_not(name, silent) for name in model_names(names, silent)]
     models += [broken_row(b.name, b.problem) for b in everything.broken if b.kind == "model" and (not names or b.name in names)]
-    clusters = [cluster_row(name) for name in everything.clusters]
+    clusters = [cluster_row(name, silent) for name in everything.clusters]
     clusters += [{"cluster": b.name, "platform": None, "state": "broken", "problem": b.problem.as_dict()} for b in everything.broken if b.kind == "cluster"]
     found = {"dagster": {"webserver": url, "daemon": bool(url) and dagster.daemon()}, "clusters": clusters, "models": sorted(models, key=lambda row: row["model"])}
     store = cache(dagster)
     return found | {"cache": store} if store else found
 
 
-def model_names(names: list[str]) -> list[str]:
+Away = Mapping[str, PipelineError]
+"""Clusters that could not be asked, and why."""
+
+
+def away() -> Away:
+    """Where a platform is reached over a network each cluster is tried once: every question about every model would wait for it again."""
+    found: dict[str, PipelineError] = {}
+    for name, cluster in components.declared().clusters.items():
+        try:
+            platform = components.platform_of(name)
+            if platform.diagnosis:
+                platform.cluster.observe(cluster.spec)
+        except PipelineError as error:
+            found[name] = error
+    return found
+
+
+def model_names(names: list[str], silent: Away | None = None) -> list[str]:
     """The named ones; without names every declared one and every one that records or processes know."""
     everything = components.declared()
     known = {*everything.models}
-    for cluster in everything.clusters:
+    for cluster in everything.clusters.keys() - (away() if silent is None else silent):
         try:
             platform = components.platform_of(cluster)
             known |= {owner for owner in platform.records.owners() if platform.records.get(owner, "deployment") and owner not in everything.clusters}
@@ -55,13 +74,16 @@ def model_names(names: list[str]) -> list[str]:
     return sorted(known & set(names)) if names else sorted(known)
 
 
-def cluster_row(name: str) -> dict[str, Any]:
-    """One cluster."""
+def cluster_row(name: str, silent: Away | None = None) -> dict[str, Any]:
+    """One cluster; what is known of it already is not asked again."""
     spec = components.declared().clusters[name].spec
-    row: dict[str, Any] = {"cluster": name, "platform": spec.platform, "state": "absent", "problem": None}
+    row: dict[str, Any] = {"cluster": name, "platform": spec.platform, "state": "absent", "problem": None, "loop": None}
     try:
+        if silent and name in silent:
+            raise silent[name]
         platform = components.platform_of(name)
         row["state"] = "serving" if platform.records.get(name, "identity") and platform.cluster.observe(spec) else "absent"
+        row["loop"] = acting(platform.records, name)
     except PipelineError as error:
         row |= {"state": "failed", "problem": error.problem.as_dict()}
     return row
@@ -71,20 +93,37 @@ def model_row(name: str) -> dict[str, Any]:
     """One model."""
     found = components.declared().models.get(name)
 
-    platform = platform_with(name)
+    platform = platform_with(name).at_once()
     seen = look(platform, name, found.spec if found else None, found.base if found else Path("/"))
     return row_of(seen, platform, found)
 
 
-def row_or_why_not(name: str) -> dict[str, Any]:
+def row_or_why_not(name: str, silent: Away | None = None) -> dict[str, Any]:
     """The row of a declared model says so when its cluster can not be asked; the others are shown all the same."""
+    found = components.declared().models.get(name)
+    if found and silent and (error := silent.get(found.spec.cluster)):
+        return away_row(found, error.problem)
     try:
         return model_row(name)
     except PipelineError as error:
-        found = components.declared().models.get(name)
         if found is None:
             raise
         return broken_row(name, error.problem) | {"state": "failed", "cluster": found.spec.cluster}
+
+
+def away_row(found: Declared[ModelSpec], problem: Problem) -> dict[str, Any]:
+    """A model whose cluster could not be asked: that link is broken, and nothing behind it is known."""
+    try:
+        diagnosis = components.platform_of(found.spec.cluster).diagnosis
+    except PipelineError:
+        diagnosis = None
+    chain = diagnosis.away(found.spec, problem) if diagnosis else None
+    return broken_row(found.spec.name, problem) | {"state": "failed", "cluster": found.spec.cluster, "chain": links_of(chain)}
+
+
+def links_of(chain: Chain | None) -> list[dict[str, Any]] | None:
+    """As `status` tells them."""
+    return [{"link": link.name, "holds": link.holds, "why": link.why or None} for link in chain.links] if chain else None
 
 
 def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | None) -> dict[str, Any]:
@@ -104,8 +143,8 @@ def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | Non
         "pinned": {"release": pin.release, "revision": pin.revision, "until": pin.until, "by": pin.by, "why": pin.why} if pin else None,
         "declared": found is not None, "since": utc(seen.live_since if seen.serves else seen.deployment.since if seen.deployment and seen.wanted else None),
         "in_flight": platform.endpoint.in_flight(live.release.name) if live else None, "replicas": {"ready": live.release.spec.replicas.min if seen.serves and live else 0, "wanted": found.spec.replicas.min if found else None},
-        "endpoint": platform.endpoint.url if seen.wanted else None, "waits": waits_for(chain) if word == "starting" else None, "source": None, "asleep": None,
-        "usd_per_hour": 0.0, "chain": [{"link": link.name, "holds": link.holds, "why": link.why or None} for link in chain.links] if chain else None,
+        "endpoint": platform.endpoint.url(seen.model) if seen.wanted else None, "via": "router" if platform.endpoint.counts else "service", "waits": waits_for(chain) if word == "starting" else None, "source": None, "asleep": None,
+        "usd_per_hour": 0.0, "chain": links_of(chain),
     }  # fmt: skip
 
 
@@ -128,7 +167,7 @@ def waits_for(chain: Chain | None) -> dict[str, str | None] | None:
 
 def broken_row(name: str, problem: Problem) -> dict[str, Any]:
     """A model whose YAML does not load."""
-    empty = dict.fromkeys(("cluster", "release", "candidate", "revision", "newest_revision", "pinned", "since", "in_flight", "endpoint", "waits", "source", "asleep", "usd_per_hour", "chain"))
+    empty = dict.fromkeys(("cluster", "release", "candidate", "revision", "newest_revision", "pinned", "since", "in_flight", "endpoint", "via", "waits", "source", "asleep", "usd_per_hour", "chain"))
     return {"model": name, "state": "broken", "problem": problem.as_dict(), "declared": True, "replicas": {"ready": 0, "wanted": None}, **empty}
 
 

@@ -15,7 +15,8 @@ from infra.kubernetes.endpoint import KubernetesEndpoint
 from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place, object_name
 from infra.kubernetes.ray_service import KubernetesService
-from infra.kubernetes.router_manifest import ROUTER
+from infra.kubernetes.router_manifest import ROUTER, VIA
+from infra.kubernetes.service_endpoint import ServiceEndpoint
 from infra.platform import Release
 from infra.states import Difference
 
@@ -28,14 +29,14 @@ ONLY_THERE = (kinds.SECRET, kinds.CLAIM)
 HERE, ABSENT = "is there", None
 
 
-def differences(place: Place, release: Release, wanted: Sequence[Object], service: KubernetesService, endpoint: KubernetesEndpoint) -> Iterator[Difference]:
+def differences(place: Place, release: Release, wanted: Sequence[Object], service: KubernetesService, endpoint: KubernetesEndpoint | ServiceEndpoint) -> Iterator[Difference]:
     """In the order of life. Raises Transient when the cluster does not answer."""
     for manifest in wanted:
         yield from compared(place, manifest)
     for state in service.running(release.model):
         if state.release != release.name:
             yield Difference("Release", object_name(state.release), "", HERE, ABSENT)
-    if (routed := endpoint.routed(release.served_name)) != release.name:
+    if (routed := endpoint.routed(release.model, release.served_name)) != release.name:
         yield Difference("Route", release.served_name, "release", routed, release.name)
 
 
@@ -47,7 +48,7 @@ def compared(place: Place, manifest: Object) -> Iterator[Difference]:
         yield Difference(kind.name, meta["name"], "", ABSENT, HERE)
         return
     if not made_by_us(place, live):
-        if kind is not kinds.SERVICE or meta["name"] == ROUTER:  # the additional name of a model may be somebody else's
+        if kind is not kinds.SERVICE or meta["name"] == ROUTER or VIA in meta["labels"]:  # a model's name beside the router may be somebody else's
             yield Difference(kind.name, meta["name"], "", "is somebody else's", "ours")
         return
     if kind in ONLY_THERE:

@@ -1,4 +1,4 @@
-"""endpoint on a cluster: the router as a Deployment behind one Service. What the objects are: router_manifest.py.
+"""endpoint on a cluster: the router as a Deployment behind one Service. What the objects are: router_manifest.py; without it: service_endpoint.py.
 
 The table is kept in the router's Secret. A change is written there first, where a router that starts reads it, and then pushed to every pod
 that runs; `apply` returns when each has it in force. A pod that missed a push has an older generation than the Secret: `observe` says so.
@@ -26,11 +26,11 @@ from infra.kubernetes.image import KubernetesImage
 from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place
 from infra.kubernetes.removal import gone
-from infra.kubernetes.router_manifest import PORT, ROUTER, model_service
+from infra.kubernetes.router_manifest import PORT, ROUTER, VIA, model_service
 from infra.kubernetes.router_pods import ANSWER_SECONDS, RouterPods, each
 from infra.kubernetes.router_push import Push
 from infra.kubernetes.writes import write
-from infra.platform import Records
+from infra.platform import Records, model_of
 from infra.router import Table, Up, Waiting
 from infra.specs import Endpoint
 from infra.states import EndpointState, Route
@@ -49,6 +49,9 @@ NOBODY = 503
 
 CUT_SECONDS = 2
 """What the last answers get when the whole router goes."""
+
+HEARD_SECONDS, QUIET_SECONDS = 5.0, 60.0
+"""When a model leaves the router: until every node has heard that its Service leads elsewhere; and what requests under way then get at most."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Look:
 class KubernetesEndpoint:
     """`EndpointPart` as some HAProxy pods. `wanted`: what the cluster's declaration says of it."""
 
+    counts = True
+
     def __init__(self, place: Place, records: Records, image: KubernetesImage, wanted: Endpoint) -> None:
         self._place, self._records, self._image, self._wanted = place, records, image, wanted
         self._looked: tuple[float, Look | None] = (-FRESH, None)
@@ -94,21 +99,22 @@ class KubernetesEndpoint:
             return None
         needed = {ROUTER} | ({model_service(route.model)} if route.served_name in seen.table.routes else set())
         answered = bool(seen.routers) and None not in seen.routers and needed <= seen.services
-        return EndpointState(self.url, answered, seen.release(route.served_name), seen.table.generation)
+        return EndpointState(self.url(), answered, seen.release(route.served_name), seen.table.generation)
 
     def apply(self, route: Route, progress: Progress) -> EndpointState:
-        """Makes the router where it is not, and sends the name to this release."""
+        """Makes the router where it is not, and sends the name to this release; the model's own Service leads to it last, when it answers."""
         up = Up(route.release, *route.address)
         with self._alone(route.model, progress):
             before = self._stored() or Stored(secrets.token_hex(32), EMPTY, "")
             there = self._there(self.rendered(route.model, self._image.pinned(self.reference, progress), before.token), progress)
             stored = self._change(before, lambda table: table if table.routes.get(route.served_name) == up else table.with_route(route.served_name, up))
-            made = [self._put(manifest, found) for manifest, found in there]
+            made = [self._put(manifest, found) for manifest, found in there if manifest["metadata"]["name"] == ROUTER]
             late = self._push(stored, progress)
             if late or any(made):
                 self._reached(progress)
+            made += [self._put(manifest, found) for manifest, found in there if manifest["metadata"]["name"] != ROUTER]
         changed = stored is not before or any(made) or late
-        return EndpointState(self.url, healthy=True, release=route.release, generation=stored.table.generation, changed=changed)
+        return EndpointState(self.url(), healthy=True, release=route.release, generation=stored.table.generation, changed=changed)
 
     def delete(self, route: Route, progress: Progress) -> None:
         """Forgets the name; the router ends with its last one."""
@@ -116,18 +122,31 @@ class KubernetesEndpoint:
             stored = self._stored()
             if stored is None or not set(stored.table.routes) - {route.served_name}:
                 self.stop(progress)
+                gone(self._place, kinds.SERVICE, self._place.selector("endpoint", route.model), progress)
                 return
             stored = self._change(stored, lambda table: table.without(route.served_name) if route.served_name in table.routes else table)
             gone(self._place, kinds.SERVICE, self._place.selector("endpoint", route.model), progress)
             self._push(stored, progress, ready=False)
 
+    def forget(self, route: Route, progress: Progress) -> bool:
+        """As `delete`, for a model whose Service leads to its release itself by now: that one stays, and what the router still answers ends first. False: it knew no such name."""
+        if not self.knows(route.served_name):
+            return False
+        self._quiet(route.model, progress)
+        with self._alone(route.model, progress):
+            stored = self._stored()
+            if stored is None or not set(stored.table.routes) - {route.served_name}:
+                self.stop(progress)
+            elif route.served_name in stored.table.routes:
+                self._push(self._change(stored, lambda table: table.without(route.served_name)), progress, ready=False)
+        return True
+
     # ------------------------------------------------ beyond
 
-    @property
-    def url(self) -> str:
+    def url(self, model: str = "") -> str:
         return f"http://{ROUTER}.{self._place.namespace}.svc:{PORT}/v1"
 
-    def client(self, timeout: float) -> httpx.Client:
+    def client(self, model: str, timeout: float) -> httpx.Client:
         """Through the API server, which keeps Authorization for itself: the key goes as X-Api-Key."""
         key = self._key()
         made = self._place.api.proxy(kinds.SERVICE, self._place.namespace, ROUTER, PORT, timeout, {"x-api-key": key} if key else None)
@@ -148,11 +167,16 @@ class KubernetesEndpoint:
         stored = self._stored()
         return self.rendered(model, image, stored.token if stored else "")
 
-    def routed(self, served_name: str) -> str | None:
+    def routed(self, model: str, served_name: str) -> str | None:
         """The release that the table which counts sends this name to; no router is asked."""
         stored = self._stored()
         found = stored.table.routes.get(served_name) if stored else None
         return found.release if isinstance(found, Up) else None
+
+    def knows(self, served_name: str) -> bool:
+        """Whether the table that counts has this name; no router is asked."""
+        stored = self._stored()
+        return stored is not None and served_name in stored.table.routes
 
     def in_flight(self, release: str) -> int | None:
         state = self.state()
@@ -176,11 +200,11 @@ class KubernetesEndpoint:
             return None
 
     def stop(self, progress: Progress) -> None:
-        """Removes all of it (what is being answered is cut after 2 s), the Secret last: until then the rest can be found and asked."""
+        """Removes all of it (what is being answered is cut after 2 s), the Secret last: until then the rest can be found and asked. Services that do not lead to it stay."""
         progress.phase("stop", "the router")
         ours = self._place.selector("endpoint")
-        for kind in (kinds.SERVICE, kinds.DEPLOYMENT):
-            gone(self._place, kind, ours, progress)
+        gone(self._place, kinds.SERVICE, f"{ours},!{VIA}", progress)
+        gone(self._place, kinds.DEPLOYMENT, ours, progress)
         progress.until(lambda: None if self._ours(kinds.REPLICA_SET) else True, every=1)
         gone(self._place, kinds.POD, ours, progress, grace=CUT_SECONDS)
         for kind in (kinds.BUDGET, kinds.CONFIG_MAP, kinds.SECRET):
@@ -189,7 +213,7 @@ class KubernetesEndpoint:
 
     def running(self) -> bool:
         """Whether anything of the router is there."""
-        return any(self._ours(kind) for kind in (kinds.SECRET, kinds.DEPLOYMENT, kinds.POD, kinds.SERVICE))
+        return any(self._ours(kind) for kind in (kinds.SECRET, kinds.DEPLOYMENT, kinds.POD)) or any(VIA not in item["metadata"]["labels"] for item in self._ours(kinds.SERVICE))
 
     # ------------------------------------------------ the table
 
@@ -214,17 +238,19 @@ class KubernetesEndpoint:
         return Push(self._place, RouterPods(self._place, stored.token), stored.table, ready=ready).everywhere(progress)
 
     def _reached(self, progress: Progress) -> None:
-        """Waits until the Service leads to a router that is ready: the API server hears of it a moment after the pod itself told."""
+        reached(self._place, ROUTER, progress)
 
-        def answered() -> bool | None:
-            try:
-                return http.get("/health").status_code != NOBODY or None
-            except httpx.TransportError:
-                return None
+    def _quiet(self, model: str, progress: Progress) -> None:
+        """Waits until no node sends new requests for this model here any more, and those under way are answered, by whichever release, or had their time."""
+        progress.phase("router", f"it ends what it began for {model}")
+        progress.sleep(HEARD_SECONDS)
+        over = time.monotonic() + QUIET_SECONDS
 
-        progress.phase("router", "its service")
-        with self._place.api.proxy(kinds.SERVICE, self._place.namespace, ROUTER, PORT, ANSWER_SECONDS) as http:
-            progress.until(answered, every=1)
+        def answering() -> bool:
+            state = self.state()
+            return state is not None and any(done.in_flight for name, done in state.releases.items() if model_of(name) == model)
+
+        progress.until(lambda: None if answering() and time.monotonic() < over else True, every=1)
 
     def _look(self) -> Look | None:
         """Raises Transient when a router to which requests go can not be asked."""
@@ -233,7 +259,7 @@ class KubernetesEndpoint:
             return None
         pods = RouterPods(self._place, stored.token)
         tables = each(pods.table, [pod for pod in pods.all() if pod.ready and not pod.leaving])
-        services = {item["metadata"]["name"] for item in self._place.api.list(kinds.SERVICE, self._place.namespace).items}
+        services = {item["metadata"]["name"] for item in self._place.looks.everybodys(kinds.SERVICE) if VIA not in (item["metadata"].get("labels") or {})}
         return Look(stored.table, tuple(tables), frozenset(services))
 
     # ------------------------------------------------ the objects
@@ -274,6 +300,20 @@ class KubernetesEndpoint:
     def _key(self) -> str | None:
         key = self._place.settings.api_key
         return key.get_secret_value() if key else None
+
+
+def reached(place: Place, service: str, progress: Progress) -> None:
+    """Waits until a Service leads to somebody who is ready: the API server hears of it a moment after the pod itself told."""
+
+    def answered() -> bool | None:
+        try:
+            return http.get("/health").status_code != NOBODY or None
+        except httpx.TransportError:
+            return None
+
+    progress.phase("router" if service == ROUTER else "service", f"the API server reaches {service}")
+    with place.api.proxy(kinds.SERVICE, place.namespace, service, PORT, ANSWER_SECONDS) as http:
+        progress.until(answered, every=1)
 
 
 def edition(found: Object) -> str:

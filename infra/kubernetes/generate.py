@@ -7,7 +7,7 @@ manifests: they are written while it works.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.registry import Reference
 from infra.kubernetes.requests import requests
 from infra.kubernetes.router_manifest import FILES
+from infra.kubernetes.service_endpoint import ServiceEndpoint
 from infra.platform import Release
 from infra.specs import ModelSpec
 from infra.states import Difference, Sent
@@ -43,15 +44,18 @@ HIDDEN = "its data are not shown"
 class KubernetesManifests:
     """`Manifests` of one place."""
 
-    def __init__(self, place: Place, install: bool, image: KubernetesImage, weights: KubernetesWeights, service: KubernetesService, endpoint: KubernetesEndpoint) -> None:
+    def __init__(
+        self, place: Place, install: bool, image: KubernetesImage, weights: KubernetesWeights, service: KubernetesService, endpoint: KubernetesEndpoint | ServiceEndpoint
+    ) -> None:
         self._place, self._install, self._image, self._weights, self._service, self._endpoint = place, install, image, weights, service, endpoint
 
     def declared(self, spec: ModelSpec, base: Path, progress: Progress) -> tuple[Release, tuple[Sent, ...]]:
         image = self._resolved(spec, progress)
         seen = self._weights.look(spec, base, progress)
         release = Release(spec, seen.revision, seen.manifest, image, seen.source, str(base))
-        rows = (*self._around(), *self._filling(release), *self._release(release), *self._router(release))
-        return release, rows
+        serving = tuple(self._release(release))
+        front = self._router(self._endpoint, release) if isinstance(self._endpoint, KubernetesEndpoint) else [Sent(_direct(self._endpoint, release, [row.document for row in serving]))]
+        return release, (*self._around(), *self._filling(release), *serving, *front)
 
     def differences(self, release: Release, progress: Progress) -> tuple[Difference, ...]:
         return tuple(diff.differences(self._place, release, self._standing(release, progress), self._service, self._endpoint))
@@ -61,8 +65,13 @@ class KubernetesManifests:
     def _standing(self, release: Release, progress: Progress) -> list[Object]:
         """Everything that is there as long as the release serves, as it would be sent now."""
         pool = [karpenter.manifest(self._place)] if self._place.block.nodepool is not None else []
-        router = self._endpoint.wanted(release.model, self._image.named(self._endpoint.reference, progress))
-        return [*pool, self._weights.manifests(release)[0], *self._service.manifests(release), router_manifest.secret(self._place, "", EMPTY.render()), *router]
+        serving = self._service.manifests(release)
+        if isinstance(self._endpoint, ServiceEndpoint):
+            front = [_direct(self._endpoint, release, serving)]
+        else:
+            image = self._image.named(self._endpoint.reference, progress)
+            front = [router_manifest.secret(self._place, "", EMPTY.render()), *self._endpoint.wanted(release.model, image)]
+        return [*pool, self._weights.manifests(release)[0], *serving, *front]
 
     # ------------------------------------------------ what is declared
 
@@ -102,15 +111,21 @@ class KubernetesManifests:
         rows = [CONFIG] if not (config or release.needs_gpu) else []
         yield Sent(main, (*rows, *((VERSION,) if kind is rayservice_manifest and not ray else ())))
 
-    def _router(self, release: Release) -> Iterator[Sent]:
-        reference = Reference.of(self._endpoint.reference)
+    def _router(self, endpoint: KubernetesEndpoint, release: Release) -> Iterator[Sent]:
+        reference = Reference.of(endpoint.reference)
         yield _sent(router_manifest.secret(self._place, "", EMPTY.render()))
-        for item in self._endpoint.rendered(release.model, reference.at(reference.digest) if reference.digest else self._endpoint.reference):
+        for item in endpoint.rendered(release.model, reference.at(reference.digest) if reference.digest else endpoint.reference):
             if item["kind"] != "Deployment":
                 yield Sent(item)
                 continue
             del item["spec"]["template"]["metadata"]["annotations"][FILES]
             yield Sent(item, (STAMP, *(() if reference.digest else (TAG,))))
+
+
+def _direct(endpoint: ServiceEndpoint, release: Release, serving: Iterable[Mapping[str, Any]]) -> Object:
+    """The model's Service without a router: its selector is that of the release's own."""
+    own = next(item for item in serving if item["kind"] == "Service")
+    return endpoint.rendered(release.model, release.served_name, own["spec"]["selector"])
 
 
 def _sent(item: Object, *notes: str) -> Sent:

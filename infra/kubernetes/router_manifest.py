@@ -40,6 +40,9 @@ USER = 65532
 FILES = "llm-pipeline/files"
 """Annotation: hash of what the pods read only when they start. Another one replaces them."""
 
+VIA = "llm-pipeline/via"
+"""Label of a model's Service that leads to its release itself (`via: service`). Those that lead to the router have none."""
+
 Object = dict[str, Any]
 
 

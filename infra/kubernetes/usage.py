@@ -1,4 +1,4 @@
-"""usage on a cluster: what all pods of the router counted, in sum."""
+"""usage on a cluster: what all pods of the router counted, in sum. Without a router nothing is counted, and so nothing is idle."""
 
 from __future__ import annotations
 

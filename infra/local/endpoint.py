@@ -37,6 +37,8 @@ HOST = "127.0.0.1"
 class LocalEndpoint:
     """`EndpointPart` as one HAProxy."""
 
+    counts = True
+
     def __init__(self, settings: Settings, records: LocalRecords) -> None:
         self._settings, self._records = settings, records
         self.folder = settings.home / "router"
@@ -53,10 +55,10 @@ class LocalEndpoint:
                 table, _ = client.table()
         except Transient:
             if not members(self.mark, self.record):
-                return EndpointState(self.url, healthy=False)
+                return EndpointState(self.url(), healthy=False)
             raise
         found = table.routes.get(route.served_name)
-        return EndpointState(self.url, healthy=True, release=found.release if isinstance(found, Up) else None, generation=table.generation)
+        return EndpointState(self.url(), healthy=True, release=found.release if isinstance(found, Up) else None, generation=table.generation)
 
     def apply(self, route: Route, progress: Progress) -> EndpointState:
         """Starts the router where it does not run, and sends the name to this release."""
@@ -64,7 +66,7 @@ class LocalEndpoint:
         with self._alone(route.model, progress):
             started = self._ensure(progress)
             table, changed = self._change(lambda table: table if table.routes.get(route.served_name) == up else table.with_route(route.served_name, up))
-        return EndpointState(self.url, healthy=True, release=route.release, generation=table.generation, changed=changed or started)
+        return EndpointState(self.url(), healthy=True, release=route.release, generation=table.generation, changed=changed or started)
 
     def delete(self, route: Route, progress: Progress) -> None:
         """Forgets the name; the router ends with its last model."""
@@ -80,14 +82,13 @@ class LocalEndpoint:
 
     # ------------------------------------------------ beyond
 
-    @property
-    def url(self) -> str:
+    def url(self, model: str = "") -> str:
         ports = self._ports()
         return f"http://{HOST}:{ports['llm'] if ports else self._settings.endpoint_port}/v1"
 
-    def client(self, timeout: float) -> httpx.Client:
+    def client(self, model: str, timeout: float) -> httpx.Client:
         key = self._settings.api_key
-        return loopback.client(timeout, self.url, {"authorization": f"Bearer {key.get_secret_value()}"} if key else None)
+        return loopback.client(timeout, self.url(model), {"authorization": f"Bearer {key.get_secret_value()}"} if key else None)
 
     def in_flight(self, release: str) -> int | None:
         if not self._ports():

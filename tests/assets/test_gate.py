@@ -37,7 +37,7 @@ RULES: dict[str, dict[str, Any]] = {"within_slo": {"slo": {"ttft_ms": 1}}, "requ
 def asked(world: World, prompt: str = "ping") -> tuple[str, str | None]:
     """The endpoint's answer, and the release that gave it."""
     body = {"model": "demo", "messages": [{"role": "user", "content": prompt}]}
-    answer = httpx.post(world.platform.endpoint.url + "/chat/completions", json=body, trust_env=False)
+    answer = httpx.post(world.platform.endpoint.url("demo") + "/chat/completions", json=body, trust_env=False)
     return answer.json()["choices"][0]["message"]["content"], answer.headers.get("x-llm-release")
 
 

@@ -200,6 +200,23 @@ def test_a_drain_ends_after_its_seconds(clone: Clone, world: World) -> None:
     assert ran.success and len(world.running) == 1
 
 
+def test_where_nobody_counts_the_old_release_has_all_of_its_seconds(clone: Clone, world: World) -> None:
+    """What it still answers can not be seen, and the phase says so; one that is gone already is not waited for."""
+    clone.declare(release={"drain_seconds": 3})
+    clone.up()
+    old, world.blind, world.source["demo"] = f"demo-{clone.live()}", True, "v2"
+    waited = clone.up()
+    world.kill(f"demo-{clone.live()}")
+    del world.running[f"demo-{clone.live()}"]
+    world.source["demo"] = "v3"
+
+    gone = clone.up()
+
+    assert waited.success and gone.success
+    assert waited.pages["endpoint"]["drain_seconds"] >= 3.0 and gone.pages["endpoint"]["drain_seconds"] == 0.0
+    assert any(name == "drain" and detail.startswith(f"{old}: what it still answers can not be seen") for name, detail in waited.phases)
+
+
 def test_an_old_release_that_does_not_go_away_is_told(clone: Clone, world: World) -> None:
     """The new one serves and stays accepted; the run is red because something is left."""
     clone.serve()
@@ -221,6 +238,21 @@ def test_an_endpoint_that_answers_with_another_mark_is_not_believed(clone: Clone
 
     ran = clone.up(timeout="1")
 
+    assert ran.failed == ["endpoint"] and "still in phase 'prove'" in ran.problem.what
+    assert clone.live() == live and f"demo-{live}" in world.running
+
+
+def test_an_endpoint_without_marks_is_believed_when_it_leads_to_the_new_release_alone(clone: Clone, world: World) -> None:
+    """Its answers prove that somebody is there, and the platform who it is. While it leads elsewhere the switch is not done."""
+    clone.declare(release={"drain_seconds": 0})
+    clone.up()
+    world.blind, world.other_mark, world.source["demo"] = True, "nobody reads this", "v2"
+    proved, live = clone.up(), clone.live()
+    world.source["demo"], world.leads_elsewhere = "v3", True
+
+    ran = clone.up(timeout="1")
+
+    assert proved.success and proved.pages["endpoint"]["answers_proved"] == 3
     assert ran.failed == ["endpoint"] and "still in phase 'prove'" in ran.problem.what
     assert clone.live() == live and f"demo-{live}" in world.running
 

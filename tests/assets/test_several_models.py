@@ -32,7 +32,7 @@ def served(name: str) -> str:
 def answers(world: World, name: str) -> tuple[int, str | None]:
     """What the one endpoint says to a question for this model, and who said it."""
     body = {"model": served(name), "prompt": "ping", "max_tokens": 1}
-    answer = httpx.post(world.platform.endpoint.url + "/completions", json=body, timeout=10)
+    answer = httpx.post(world.platform.endpoint.url("demo") + "/completions", json=body, timeout=10)
     return answer.status_code, answer.headers.get("x-llm-release")
 
 

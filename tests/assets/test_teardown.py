@@ -234,6 +234,19 @@ def test_leftovers_are_what_nobody_wants_and_no_rollout_claims(clone: Clone, wor
     assert names == [("ray_service", "other")]
 
 
+def test_without_a_router_each_models_own_service_may_be_left_over(clone: Clone, world: World) -> None:
+    """A router serves all who are wanted; a Service only its own model."""
+    clone.serve()
+    world.sticky += [Leftover("endpoint", f"service, {name}", "local", name, None, "it carries our mark") for name in ("demo", "gone")]
+    beside_a_router = leftovers(world.platform, "local")
+    world.blind = True
+
+    found = leftovers(world.platform, "local")
+
+    assert beside_a_router == ()
+    assert [one.model for one in found] == ["gone"]
+
+
 def test_a_candidate_without_a_claim_is_left_over(clone: Clone, world: World) -> None:
     """Its run died between the start and the verdict."""
     clone.serve()

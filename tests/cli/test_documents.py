@@ -15,7 +15,7 @@ from tests.doubles.platform import World
 
 MODEL = {
     "model", "cluster", "state", "problem", "release", "candidate", "revision", "newest_revision", "pinned", "declared", "since", "in_flight", "replicas",
-    "endpoint", "waits", "source", "asleep", "usd_per_hour",
+    "endpoint", "via", "waits", "source", "asleep", "usd_per_hour",
 }  # fmt: skip
 UP = {"model", "result", "release", "previous_release", "revision", "endpoint", "run_id", "changed", "seconds", "phases", "problem"}
 ATTEMPT = {"release", "revision", "image", "attempt", "result", "by", "why", "started", "ended", "seconds", "checks"}
@@ -32,12 +32,26 @@ def test_status(terminal: Terminal, clone: Clone, world: World) -> None:
 
     broken, serving = found["models"]
     assert set(found) == {"dagster", "clusters", "models"} and found["dagster"] == {"webserver": None, "daemon": False}
-    assert found["clusters"] == [{"cluster": "local", "platform": "local", "state": "serving", "problem": None}]
+    assert found["clusters"] == [{"cluster": "local", "platform": "local", "state": "serving", "problem": None, "loop": None}]
     assert set(serving) >= MODEL and set(broken) >= MODEL
     assert (serving["state"], serving["release"], serving["in_flight"]) == ("serving", clone.live(), 3)
     assert serving["endpoint"].endswith("/v1") and serving["since"].endswith("+00:00") and serving["declared"] is True
     assert serving["replicas"] == {"ready": 1, "wanted": 1} and serving["problem"] is None
     assert (broken["state"], broken["release"]) == ("broken", None) and set(broken["problem"]) == {"what", "why", "next", "log"}
+
+
+def test_status_says_where_no_router_answers(terminal: Terminal, clone: Clone, world: World) -> None:
+    """What is not counted is unknown, and what is not there is told beside the address."""
+    clone.serve()
+    by_router = terminal("status")
+    world.blind = True
+
+    (row,) = terminal("status", "--json").document["models"]
+    direct = terminal("status")
+
+    assert (row["via"], row["in_flight"]) == ("service", None)
+    assert "no router" in direct.out + direct.err
+    assert "no router" not in by_router.out + by_router.err
 
 
 def test_status_of_an_undeclared_model(terminal: Terminal, clone: Clone) -> None:

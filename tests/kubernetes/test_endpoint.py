@@ -37,7 +37,7 @@ def endpoint(place: Place, **declared: Any) -> KubernetesEndpoint:
 
 
 def ask(part: KubernetesEndpoint, model: str = "demo") -> httpx.Response:
-    with part.client(20) as client:
+    with part.client(model, 20) as client:
         return client.post("/chat/completions", json={"model": model, "messages": [{"role": "user", "content": "ping"}]})
 
 

@@ -27,6 +27,20 @@ NOBODY = ("no endpoints available", "error trying to reach service")
 """What the API server says when it did ask, and nobody answered."""
 
 
+REACH = "look whether the cluster is up and this machine reaches it: kubectl cluster-info"
+
+SILENCE = (
+    (("NameResolutionError", "Failed to resolve"), "its name is not known on this machine", "look at the server of this context in the kubeconfig, and whether a VPN is needed"),
+    (
+        ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), "its certificate is not of the authority that the kubeconfig names: it was made anew, or somebody else answers",
+        "have the kubeconfig written anew by whoever runs the cluster",
+    ),
+    (("Connection refused",), "nobody listens there", REACH),
+    (("timed out",), "nothing came back in time: a firewall, a VPN that is off, or a server that hangs", REACH),
+)  # fmt: skip
+"""Why there is no answer, as far as the words of the connection tell: the words, the likely cause, what to do."""
+
+
 class Absent(Transient):
     """There is no such object, or no such kind."""
 
@@ -72,10 +86,16 @@ class Answer:
 
 def of_the_server(answer: httpx.Response) -> bool:
     """Whether an answer that came through the proxy is a refusal of the API server's own: it is busy, say, and tells nothing of what lies behind."""
-    if answer.is_success:
-        return False
-    told = _status(answer.content)
-    return told.get("kind") == "Status" and not any(words in str(told.get("message")) for words in NOBODY)
+    return _told(answer) and not of_nobody(answer)
+
+
+def of_nobody(answer: httpx.Response) -> bool:
+    """Whether the API server did pass the request on, and nobody was there to answer it."""
+    return _told(answer) and any(words in str(_status(answer.content).get("message")) for words in NOBODY)
+
+
+def _told(answer: httpx.Response) -> bool:
+    return not answer.is_success and _status(answer.content).get("kind") == "Status"
 
 
 def answered(call: Callable[[], Any], what: str, server: str) -> Answer:
@@ -120,13 +140,17 @@ def _guarded(call: Callable[[], T], what: str, server: str) -> T:
         raise _mapped(int(error.status), _status(error.body), what, server, (error.headers or {}).get("Retry-After")) from error
     except (HTTPError, OSError) as error:
         raise _silent(error, what, server) from error
+    except AttributeError as error:  # of a broken TLS the client makes an error without a body, and trips over that
+        broken = error.__context__
+        if not isinstance(broken, ApiException) or broken.status:
+            raise
+        raise _silent(broken, what, server) from broken
 
 
 def _silent(error: Exception, what: str, server: str) -> Busy:
-    return Busy(
-        f"the API server {server} does not answer", why=f"{what}: {type(error).__name__}: {redact(str(error))[:300]}",
-        next="look whether the cluster is up and this machine reaches it: kubectl cluster-info",
-    )  # fmt: skip
+    words = f"{type(error).__name__}: {error}"
+    likely, following = next(((likely, following) for signs, likely, following in SILENCE if any(sign in words for sign in signs)), ("", REACH))
+    return Busy(f"the API server {server} does not answer", why=f"{f'{likely} ' if likely else ''}({what}: {redact(words)[:300]})", next=following)
 
 
 def _status(body: Any) -> dict[str, Any]:

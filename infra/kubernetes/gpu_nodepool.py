@@ -1,7 +1,8 @@
 """gpu_nodepool on a cluster: whether a release fits, before anything is applied. Nothing is made but a pool of ours, where one is declared.
 
 The pods of the release (requests.py) are laid onto the nodes as the scheduler would: free is what a node can allocate less what the pods
-on it request; labels and taints count. First of all it is told what no waiting mends: a pod that fits on no node as it is made.
+on it request; labels and taints count. Pods that have ended take nothing, and those that fill weights pass. First of all it is told what
+no waiting mends: a pod that fits on no node as it is made.
 
     never         no node has the label, bears no such taint, or is large enough       ConfigError, with the numbers
     not now       others have it                                                       CapacityError, with the numbers
@@ -22,7 +23,7 @@ from infra.footprint import planned
 from infra.kubernetes import karpenter, kinds, nodes, quota, room, weights_job
 from infra.kubernetes.api import Object
 from infra.kubernetes.nodes import Node, Wish, amount
-from infra.kubernetes.place import PART, RELEASE, Place
+from infra.kubernetes.place import OURS, PART, RELEASE, Place
 from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.records import KubernetesRecords
 from infra.kubernetes.requests import PodRequests, Requests, requests
@@ -64,7 +65,7 @@ class KubernetesCapacity:
         asked, away = self._asked(release), (release.name, *without)
         if any(state.release == release.name and state.phase != "dead" for state in self._service.running(release.model)):
             return Capacity(fits=True, why="it runs already", needs=_needs(asked), free={})
-        staying = [pod for pod in nodes.living(self._place.api) if not (self._mine(pod) and _release(pod) in away)]
+        staying = [pod for pod in nodes.living(self._place.api) if not (self._mine(pod) and _release(pod) in away) and not self._passing(pod)]
         found = nodes.look(self._place.api, staying)
         wishes = [nodes.wish(one, self._place.block) for one in asked.pods]
         promised = room.promised(self._place, staying, away)
@@ -111,8 +112,8 @@ class KubernetesCapacity:
         return ""
 
     def _over_quota(self, asked: Requests, staying: Sequence[Object], promised: Mapping[str, Sequence[PodRequests]]) -> str:
-        """What a quota of our namespace refuses beside what stays there; empty: nothing. A pod that fills weights is gone by then."""
-        here = [pod for pod in staying if pod["metadata"]["namespace"] == self._place.namespace and (pod["metadata"].get("labels") or {}).get(PART) != weights_job.PART]
+        """What a quota of our namespace refuses beside what stays there; empty: nothing."""
+        here = [pod for pod in staying if pod["metadata"]["namespace"] == self._place.namespace]
         return quota.refusal(quota.ceilings(self._place), asked.pods, here, [one for asks in promised.values() for one in asks])
 
     def _judged(self, asked: Requests, wishes: Sequence[Wish], now: Sequence[Node]) -> Capacity:
@@ -137,6 +138,14 @@ class KubernetesCapacity:
     def _mine(self, pod: Object) -> bool:
         """Whether it is of a release in our namespace."""
         return bool(pod["metadata"]["namespace"] == self._place.namespace and _release(pod))
+
+    def _passing(self, pod: Object) -> bool:
+        """Whether it fills or reads weights of ours. Its own release starts after it, and another one would wait for it for minutes only:
+        to be refused for it, or to take down what serves, would last longer.
+        """
+        labels = pod["metadata"].get("labels") or {}
+        ours = all(labels.get(key) == value for key, value in {**OURS, PART: weights_job.PART}.items())
+        return bool(ours and pod["metadata"]["namespace"] == self._place.namespace)
 
     def _karpenter(self) -> bool:
         return bool(self._place.api.list(kinds.NODE_POOL).items)

@@ -3,7 +3,9 @@
     held       made by whoever holds it, renewed every RENEW seconds by a thread, removed at the end
     expired    not renewed for SECONDS, by the clock of whoever waits: nobody's clocks have to agree
     dead       the holder was a process of this machine, and is provably gone: no need to wait
-    lost       could not be renewed for GIVE_UP seconds, or somebody took it: the holder stops at its next wait, and never goes on unprotected
+    lost       could not be renewed for GIVE_UP seconds and can not be now, or somebody took it: the holder stops at its next wait, and never goes on
+               unprotected. On a machine that only stood still nobody took it: its version is still ours, so it is renewed and work goes on
+    left       of a holder that was killed: taken away by whoever next asks for it, and by the next step of the cluster itself
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from infra.kubernetes import kinds, namespace
 from infra.kubernetes.api import Object
 from infra.kubernetes.failures import Absent
 from infra.kubernetes.place import Place
+from infra.kubernetes.reading import unix
 from infra.kubernetes.writes import write
 from infra.waiting import Progress
 
@@ -30,6 +33,23 @@ SECONDS, RENEW, GIVE_UP = 20, 5.0, 15.0
 """Seconds: until others take it, between two renewals, and until the holder stops by itself (before others may begin)."""
 
 HOLDER, WORKER = "llm-pipeline/holder", "llm-pipeline/worker"
+
+DEAD = 3600.0
+"""Seconds after which a Lease that was not renewed is nobody's, by any clock."""
+
+
+def abandoned(lease: Object) -> bool:
+    """Whether the holder is provably gone, or silent for longer than clocks differ."""
+    worker = (lease["metadata"].get("annotations") or {}).get(WORKER, "")
+    return workers.gone(worker) or time.time() - unix(lease["spec"].get("renewTime") or lease["metadata"]["creationTimestamp"]) > DEAD
+
+
+def sweep(place: Place) -> None:
+    """Takes away the Leases of ours (locks, and room for a start) that nobody holds any more: nobody waits for them, so nobody else would come for them."""
+    for item in place.api.list(kinds.LEASE, place.namespace, place.selector()).items:
+        if abandoned(item):
+            with contextlib.suppress(Conflict):  # somebody takes it over at this moment
+                place.api.delete(kinds.LEASE, item["metadata"]["name"], place.namespace, uid=item["metadata"]["uid"], version=item["metadata"]["resourceVersion"])
 
 
 class Lease:
@@ -40,6 +60,7 @@ class Lease:
         self._token = secrets.token_hex(8)
         self._version, self._renewed, self._taken, self._since = "", 0.0, "", ""
         self._seen: tuple[str, float] = ("", 0.0)
+        self._renewing = threading.Lock()
 
     @contextlib.contextmanager
     def held(self, progress: Progress) -> Iterator[None]:
@@ -59,6 +80,9 @@ class Lease:
 
     def check(self) -> None:
         """Raises Conflict when it is not ours any more, or may soon not be."""
+        if time.monotonic() - self._renewed > GIVE_UP and not self._taken:
+            with contextlib.suppress(PipelineError):
+                self._renew()
         silent = time.monotonic() - self._renewed
         if self._taken or silent > GIVE_UP:
             raise Conflict(
@@ -138,6 +162,10 @@ class Lease:
 
     def _renew(self) -> bool:
         """False: it is lost for good."""
+        with self._renewing:
+            return self._renewed_now()
+
+    def _renewed_now(self) -> bool:
         for _ in range(2):
             asked = time.monotonic()
             try:

@@ -72,6 +72,7 @@ class KubernetesWeights:
     def apply(self, release: Release, progress: Progress) -> WeightsState:
         """Fills what lacks, repairs what is bad, and reads back what came of it."""
         if state := self.observe(release):
+            self._clear(release, progress)
             return state
         progress.phase("weights", f"claim {claim_name(release.manifest)} for {release.source}, {release.manifest.size / 1e6:,.0f} MB")
         self._image.apply(release, progress)
@@ -125,6 +126,12 @@ class KubernetesWeights:
         return (weights_job.claim(self._place, release.manifest, release.model, "ReadWriteMany"), weights_job.code(self._place, task), *secret, weights_job.job(self._place, task))
 
     # ------------------------------------------------ private
+
+    def _clear(self, release: Release, progress: Progress) -> None:
+        """A step that was killed after it had marked the claim left the Job that filled it."""
+        done = Run(self._place, self._task(release, "fill", ()), None)
+        if done.remains():
+            done.remove(progress)
 
     def _told(self, manifest: Manifest) -> Told | None:
         found = self._claim.find(manifest)

@@ -85,6 +85,10 @@ class Run:
 
         return progress.until(look, every=EVERY)
 
+    def remains(self) -> bool:
+        """Whether anything of it is there."""
+        return any(self._api.get(kind, self._task.name, self._place.namespace) for kind in (kinds.JOB, kinds.CONFIG_MAP))
+
     def remove(self, progress: Progress) -> None:
         """The Job with its pods, also one that it made a moment ago; and what is beside it, should a killed start have left it without an owner."""
         where, name = self._place.namespace, self._task.name

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +145,16 @@ def test_the_first_lock_makes_the_namespace_and_marks_it(places: Places, namespa
     fresh.api.delete(kinds.NAMESPACE, fresh.namespace)
 
 
+def test_a_put_on_what_went_with_its_namespace_is_a_conflict_and_makes_none(place: Place) -> None:
+    """Whoever read it decided on what is gone; only a first document makes the namespace."""
+    nowhere = Place(place.settings, place.cluster, place.block.model_copy(update={"namespace": f"{place.namespace}-gone"}))
+
+    with pytest.raises(Conflict):
+        KubernetesRecords(nowhere).put("demo", "deployment", {"wanted": True}, 7)
+
+    assert nowhere.api.get(kinds.NAMESPACE, nowhere.namespace) is None
+
+
 def test_in_a_namespace_that_goes_away_one_waits_and_makes_it_anew(places: Places, namespace: str) -> None:
     """Kubernetes forbids to make anything in it meanwhile, which is no want of rights."""
     place = places()
@@ -191,6 +204,16 @@ def test_a_lock_of_another_machine_is_taken_when_it_was_not_renewed(place: Place
     assert "run 2" in str(held["spec"])
 
 
+def test_a_lock_of_a_process_of_this_machine_that_is_gone_is_not_waited_for(place: Place) -> None:
+    """However long it would last."""
+    _lease(place, "demo.image", worker=f"{platform.node()}:an earlier boot:1:1", seconds=100_000)
+
+    with KubernetesRecords(place).lock("demo.image", "run 2", Progress(120)):
+        (held,) = locks(place)
+
+    assert "run 2" in str(held["spec"])
+
+
 def test_a_lock_whose_holder_renews_is_not_taken_however_long_it_lasts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder renews it by itself; and whoever waits counts from the last renewal that was seen, here by a clock that the test moves."""
     monkeypatch.setattr(lease, "RENEW", 0.1)
@@ -237,6 +260,37 @@ def test_who_can_not_renew_its_lock_stops_before_others_may_take_it(far: Place, 
 
     assert "could not be renewed" in str(told.value.problem.why)
     assert progress.stop.__name__ == "never"
+
+
+def test_who_stood_still_for_longer_than_its_lock_lasts_goes_on_when_nobody_took_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was asleep or had no time: the Lease is as we left it, so nobody worked under it meanwhile."""
+    monkeypatch.setattr(lease, "RENEW", 1000.0)
+    progress, began = Progress(60), time.monotonic()
+
+    with KubernetesRecords(place).lock("demo.image", "run 1", progress):
+        (before,) = locks(place)
+        monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: began + 1000, time=time.time))
+        progress.stop()
+        (after,) = locks(place)
+
+    assert before["spec"]["renewTime"] != after["spec"]["renewTime"]  # type: ignore[index]
+    assert locks(place) == ()
+
+
+def test_locks_of_holders_that_are_gone_are_swept_away_and_no_others(place: Place) -> None:
+    """Of a process of this machine that ended, and of one elsewhere that was silent for longer than clocks differ. Not one that may be alive, and none of anybody else's."""
+    now, elsewhere = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "elsewhere:b:1:1"
+    _lease(place, "killed", worker=f"{platform.node()}:an earlier boot:1:1", seconds=20, stamp=now)
+    _lease(place, "silent", worker=elsewhere, seconds=20)
+    _lease(place, "alive", worker=elsewhere, seconds=20, stamp=now)
+    theirs = {"name": "theirs", "namespace": place.namespace, "labels": {**place.labels("lock"), "app.kubernetes.io/managed-by": "Helm"}}
+    place.api.create({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": theirs, "spec": {"holderIdentity": "x", "renewTime": "2020-01-01T00:00:00.000000Z"}})
+
+    with KubernetesRecords(place).lock("mine", "run 2", Progress(60)):
+        lease.sweep(place)
+        left = {item["metadata"]["name"] for item in place.api.list(kinds.LEASE, place.namespace).items}
+
+    assert left == {"theirs", *(KubernetesRecords(place)._object_name("lock", name) for name in ("alive", "mine"))}
 
 
 def test_a_down_ends_the_wait_for_a_lock_and_leaves_it_to_its_holder(place: Place) -> None:

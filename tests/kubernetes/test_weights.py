@@ -24,13 +24,13 @@ from infra.kubernetes.model_weights import KubernetesWeights
 from infra.kubernetes.place import Place
 from infra.kubernetes.weights_claim import Claim, Told
 from infra.kubernetes.weights_code import archive
-from infra.kubernetes.weights_job import Task, claim_name
+from infra.kubernetes.weights_job import Task, claim, claim_name
 from infra.platform import Release
 from infra.specs import KubernetesBlock
 from infra.waiting import Progress
 from infra.weights import Access, Manifest, Seen
 from tests.doubles.hub import Hub, lay_model, model_files
-from tests.doubles.releases import spec
+from tests.doubles.releases import release, spec
 from tests.kubernetes.fixtures import Places
 from tests.kubernetes.lab import Lab
 
@@ -136,6 +136,21 @@ def test_a_folder_that_has_moved_on_makes_nothing(place: Place, source: Path) ->
     assert ours(place) == {}
 
 
+def test_a_claim_on_its_way_out_holds_no_weights(place: Place) -> None:
+    """A pod that mounts it would never start."""
+    manifest = release().manifest
+    leaving = claim(place, manifest, "demo", "ReadWriteMany")
+    leaving["metadata"]["finalizers"] = ["test/held"]
+    place.api.apply(leaving)
+    before = Claim(place).find(manifest)
+
+    place.api.delete(kinds.CLAIM, claim_name(manifest), place.namespace)
+
+    assert before and Claim(place).find(manifest) is None
+    assert place.api.get(kinds.CLAIM, claim_name(manifest), place.namespace)
+    place.api.merge(kinds.CLAIM, claim_name(manifest), place.namespace, {"metadata": {"finalizers": None}})
+
+
 def test_a_verification_is_believed_for_a_while(place: Place, source: Path) -> None:
     """`up` asks twice: no pod reads it all again for that. What was never verified is bad, file by file."""
     part = KubernetesWeights(place, KubernetesImage(place), trust=3600)
@@ -148,6 +163,21 @@ def test_a_verification_is_believed_for_a_while(place: Place, source: Path) -> N
     assert part.verify(release, Progress(120)) == ()
     assert part.observe(release)
     assert part.observe(replace(release, manifest=Manifest(release.manifest.files[1:]))) is None
+
+
+def test_a_job_that_a_killed_step_left_behind_full_weights_goes_with_the_next(place: Place, source: Path) -> None:
+    """It was killed between the mark on the claim and the removal of what had filled it."""
+    part = KubernetesWeights(place, KubernetesImage(place))
+    release = released(part, source)
+    Claim(place).ensure(release, Progress(120))
+    Claim(place).note(release.manifest, Told(time.time(), None, {}))
+    for manifest in part.manifests(release)[1:]:
+        place.api.apply(manifest)
+
+    state = part.apply(release, Progress(120))
+
+    assert not state.changed
+    assert ours(place) == {"persistentvolumeclaims": [part.claim(release)]}
 
 
 def test_a_class_of_one_node_is_refused_where_several_could_run_the_engine(lab: Lab, places: Places, source: Path) -> None:

@@ -65,12 +65,13 @@ class Progress:
 
     timeout   seconds from now until `check` raises `Timeout`
     report    called when a phase begins, and when its detail changes (at most once a second)
-    stop      called at most once a second while waiting; raises to end the wait
+    stop      called while waiting, at most once in `ask_every` seconds; raises to end the wait
     """
 
     timeout: float = 3600.0
     report: Report = silent
     stop: Callable[[], None] = never
+    ask_every: float = STOP_EVERY
     phases: list[Phase] = field(default_factory=list)
     _deadline: float = 0.0
     _stop_asked: float = 0.0
@@ -117,7 +118,7 @@ class Progress:
     def check(self) -> None:
         """Raises when there is a reason not to go on."""
         now = time.monotonic()
-        if now - self._stop_asked >= STOP_EVERY:
+        if now - self._stop_asked >= self.ask_every:
             self._stop_asked = now
             self.stop()
         if now >= self._deadline:

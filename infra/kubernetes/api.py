@@ -156,7 +156,7 @@ class Api:
                     if found is not None:
                         return found
             except Gone:
-                progress.sleep(0.1)
+                progress.sleep(1)
             except failures.Busy as error:
                 progress.phase(progress.phases[-1].name if progress.phases else "watch", str(error).splitlines()[0])
                 progress.sleep(1)
@@ -245,7 +245,7 @@ class Api:
         accept: str = PLAIN,
     ) -> failures.Answer:  # fmt: skip
         given = [(key, value) for key, value in (query or {}).items() if value not in (None, "")]
-        headers = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER}
+        headers = {"Accept": accept, "Content-Type": content}
 
         def ask(client: Any) -> failures.Answer:
             return failures.answered(
@@ -336,6 +336,7 @@ def _client(path: str, context: str) -> Any:
         client = config.new_client_from_config(config_file=path, context=context)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} can not be used", why=f"{type(error).__name__}: {error}", next=f"kubectl --kubeconfig {path} config view") from error
+    client.user_agent = MANAGER  # as a header of a request the client's own would win
     client.configuration.retries = False
     client.rest_client.pool_manager.connection_pool_kw["retries"] = False
     return client

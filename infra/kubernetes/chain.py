@@ -2,6 +2,7 @@
 
     cluster → node → image → weights → ray → application → router      engine.kind: ray
     cluster → node → image → weights → engine → router                 engine.kind: vllm
+                                                  service              in place of the router, with endpoint.via: service
 
 A link is told by a known cause (causes.py) where an object shows one, else by the plain state of the objects. The router is asked by
 whoever looks: it is no object of the release.
@@ -22,6 +23,7 @@ from infra.states import Link
 Object = dict[str, Any]
 
 CLUSTER, NODE, IMAGE, WEIGHTS, RAY, APPLICATION, ENGINE, ROUTER = "cluster", "node", "image", "weights", "ray", "application", "engine", "router"
+SERVICE = "service"
 
 OF_RAY = (CLUSTER, NODE, IMAGE, WEIGHTS, RAY, APPLICATION, ROUTER)
 OF_A_SERVER = (CLUSTER, NODE, IMAGE, WEIGHTS, ENGINE, ROUTER)
@@ -91,15 +93,18 @@ def first(seen: Seen) -> Broken | None:
     return None
 
 
-def links(seen: Seen, broken: Broken | None, *, router: bool) -> tuple[Link, ...]:
-    """All of them. Behind the broken one nothing is known; and of node and image nothing, where there is no pod. `router`: whether it was asked."""
-    names, rows, held = OF_RAY if seen.ray else OF_A_SERVER, [], True
+def links(seen: Seen, broken: Broken | None, *, router: bool, front: str = ROUTER) -> tuple[Link, ...]:
+    """All of them. Behind the broken one nothing is known; and of node and image nothing, where there is no pod.
+
+    `front`: what the last of them is, ROUTER or SERVICE; `router`: whether it was asked.
+    """
+    names, rows, held = (*(OF_RAY if seen.ray else OF_A_SERVER)[:-1], front), [], True
     for name in names:
         if broken and name == broken.link:
             rows.append(Link(name, holds=False, why=redact(broken.words)))
             held = False
         else:
-            unknown = (name in (NODE, IMAGE) and not seen.pods) or (name == ROUTER and not router)
+            unknown = (name in (NODE, IMAGE) and not seen.pods) or (name == front and not router)
             rows.append(Link(name, holds=None if unknown or not held else True))
     return tuple(rows)
 
@@ -215,7 +220,13 @@ def _state(seen: Seen, link: str) -> Broken | None:
     assert seen.main is not None
     found, why = reading.state(seen.main)
     computing = tuple(pod for pod in seen.now if WORKER in reading.containers(pod)) or seen.now
-    return None if found == "RUNNING" else Broken(link, f"{found}: {why}", pods=computing)
+    return None if found == "RUNNING" else Broken(link, f"{found}: {_in_short(why)}", pods=computing)
+
+
+def _in_short(why: str) -> str:
+    """Serve tells whole tracebacks: how they begin, and their last line, which says what it was."""
+    lines = [line.strip() for line in why.splitlines() if line.strip()]
+    return f"{lines[0]} … {lines[-1]}" if len(lines) > 1 else why
 
 
 def _placed(pod: Object) -> bool:

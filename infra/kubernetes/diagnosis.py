@@ -11,9 +11,12 @@ from infra import engine
 from infra.errors import PipelineError, Problem, Timeout, redact
 from infra.kubernetes import chain, evidence, kinds, startup
 from infra.kubernetes.chain import Broken, Seen
+from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place, object_name
+from infra.kubernetes.router_manifest import model_service
 from infra.kubernetes.weights_claim import Claim
 from infra.platform import EndpointPart, Release
+from infra.specs import ModelSpec
 from infra.states import Chain, Route
 
 LONGEST = 2500
@@ -23,6 +26,7 @@ NEXT = {
     chain.CLUSTER: "kubectl get namespace {namespace}; llm-pipeline doctor", chain.NODE: "kubectl --namespace {namespace} describe pod tells why for each node",
     chain.IMAGE: "kubectl --namespace {namespace} describe pod tells how far the pull is", chain.WEIGHTS: "llm-pipeline up {model} fills the claim again",
     chain.RAY: "llm-pipeline logs {model} --part ray", chain.ROUTER: "llm-pipeline up {model}",
+    chain.SERVICE: "llm-pipeline up {model}",
 }  # fmt: skip
 """Where no known cause says what to do. `{model}` and `{namespace}` are put in."""
 
@@ -36,10 +40,18 @@ class Diagnosis:
     def chain(self, release: Release, *, live: bool) -> Chain:
         """See `Platform.chain`."""
         seen = look(self._place, release)
-        broken = chain.first(seen) or (self._router(release) if live else None)
+        front = chain.ROUTER if self._endpoint.counts else chain.SERVICE
+        ask = self._router if self._endpoint.counts else self._service
+        broken = chain.first(seen) or (ask(release) if live else None)
         telling = broken and (seen.there or broken.link == chain.CLUSTER)
         problem = told(self._place, release, seen, broken) if broken and telling else None
-        return Chain(chain.links(seen, broken, router=live), problem)
+        return Chain(chain.links(seen, broken, router=live, front=front), problem)
+
+    def away(self, spec: ModelSpec, problem: Problem) -> Chain:
+        """See `Platform.away`."""
+        nothing = Seen(spec.engine.kind == "ray", None, None, verified=False, main=None, pods=(), events=())
+        front = chain.ROUTER if self._endpoint.counts else chain.SERVICE
+        return Chain(chain.links(nothing, Broken(chain.CLUSTER, problem.what), router=False, front=front), problem)
 
     def _router(self, release: Release) -> Broken | None:
         """Whether the router sends the name to this release."""
@@ -53,6 +65,24 @@ class Diagnosis:
         words = "it is not there" if state is None else "not all of it is ready" if not state.healthy else f"it sends {release.served_name} to {state.release or 'nobody'}"
         found = chain.cause_of(pods)
         return Broken(chain.ROUTER, words, found, pods)
+
+    def _service(self, release: Release) -> Broken | None:
+        """Whether the model's own Service leads to this release, and to nobody else."""
+        name = model_service(release.model)
+        try:
+            state = self._endpoint.observe(Route(release.model, release.served_name, release.name, ("0.0.0.0", 0)))  # noqa: S104 - nobody is asked there
+            there = self._place.api.get(kinds.SERVICE, name, self._place.namespace) if state is None else None
+        except PipelineError as error:
+            return Broken(chain.SERVICE, error.problem.what)
+        if state is None:
+            words = "is not there" if there is None else "leads to the router still" if made_by_us(self._place, there) else "is somebody else's"
+            return Broken(chain.SERVICE, f"the Service {name} {words}")
+        if state.release != release.name:
+            return Broken(chain.SERVICE, f"the Service {name} leads to {state.release or 'nobody'} for {release.served_name}")
+        if state.healthy:
+            return None
+        pods = evidence.living(self._place, release.name)
+        return Broken(chain.SERVICE, f"no pod of {release.name} takes requests behind the Service {name}", chain.cause_of(pods), pods)
 
 
 def look(place: Place, release: Release) -> Seen:
@@ -71,7 +101,7 @@ def look(place: Place, release: Release) -> Seen:
 
 def told(place: Place, release: Release, seen: Seen, broken: Broken) -> Problem:
     """The four parts. What the engine itself said goes before what Kubernetes says of it."""
-    said = evidence.spoken(place, broken.pods) if broken.link in (chain.RAY, chain.APPLICATION, chain.ENGINE, chain.ROUTER) else []
+    said = evidence.spoken(place, broken.pods) if broken.link in (chain.RAY, chain.APPLICATION, chain.ENGINE, chain.ROUTER, chain.SERVICE) else []
     own = next((found for _, lines in said if (found := engine.cause(lines))), None) if broken.link != chain.ROUTER else None
     known = broken.cause.known if broken.cause else None
     why = known.why if known else own.why if own else broken.words

@@ -1,6 +1,6 @@
 """inventory of a namespace: everything of ours, found by its labels, never by records; and the volumes behind it.
 
-    a release, the router, a pool of nodes    one row each, whatever it consists of
+    a release, the router, a pool of nodes    one row each, whatever it consists of; and one per Service that leads to a release itself
     weights                                   one row per claim, with its bytes; a Job that fills it belongs to it. Data
     records, resolved images, KubeRay         one row each. Data: the operator that we put serves the next model too
     locks                                     one row each, when the holder is dead: a living one says that somebody works
@@ -10,21 +10,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from infra import workers
 from infra.errors import Blocked, Conflict
 from infra.kubernetes import karpenter, kinds, kuberay, namespace, nodes
 from infra.kubernetes.api import Object
 from infra.kubernetes.endpoint import KubernetesEndpoint
 from infra.kubernetes.kinds import Kind
-from infra.kubernetes.lease import WORKER
+from infra.kubernetes.lease import abandoned
 from infra.kubernetes.place import CLUSTER, MODEL, OURS, PART, RELEASE, Place
 from infra.kubernetes.ray_service import KubernetesService
 from infra.kubernetes.reading import unix
 from infra.kubernetes.removal import gone
+from infra.kubernetes.router_manifest import VIA
 from infra.kubernetes.weights_job import MANIFEST
 from infra.platform import Sharer
 from infra.states import Held, Leftover
@@ -41,9 +40,6 @@ FILLING = (kinds.JOB, kinds.POD, kinds.CONFIG_MAP, kinds.SECRET, kinds.CLAIM)
 
 DOCUMENTS = ("image", "records")
 """What is kept as ConfigMaps: which digest a tag was, and what was decided."""
-
-DEAD = 3600.0
-"""Seconds after which a lock that was not renewed is nobody's, by any clock."""
 
 EVERYWHERE = frozenset({"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert", "default"})
 """Names of what every namespace has by itself."""
@@ -69,8 +65,8 @@ class Thing:
 class KubernetesInventory:
     """`Inventory` of one place."""
 
-    def __init__(self, place: Place, service: KubernetesService, endpoint: KubernetesEndpoint) -> None:
-        self._place, self._service, self._endpoint = place, service, endpoint
+    def __init__(self, place: Place, service: KubernetesService, router: KubernetesEndpoint) -> None:
+        self._place, self._service, self._router = place, service, router
 
     def find(self) -> tuple[Leftover, ...]:
         space = self._place.api.get(kinds.NAMESPACE, self._place.namespace)
@@ -88,8 +84,10 @@ class KubernetesInventory:
         match leftover.part:
             case "ray_service":
                 self._service.remove(leftover.id, progress)
+            case "endpoint" if leftover.id.startswith("service, "):
+                gone(self._place, kinds.SERVICE, f"{self._place.selector('endpoint', leftover.model or '')},{VIA}", progress)
             case "endpoint":
-                self._endpoint.stop(progress)
+                self._router.stop(progress)
             case "model_weights":
                 self._remove_weights(leftover.id, progress)
             case "records" | "image":
@@ -120,6 +118,8 @@ class KubernetesInventory:
         )  # fmt: skip
 
     def discard(self, held: Held, progress: Progress) -> int:
+        if self._place.api.get(kinds.CLAIM, f"weights-{held.id}", self._place.namespace) is None:
+            return 0
         try:
             self._remove_weights(f"weights-{held.id}", progress)
         except Conflict:
@@ -140,12 +140,12 @@ class KubernetesInventory:
             part = thing.label(PART)
             if part in (*DOCUMENTS, "kuberay") or thing.kind is kinds.LEASE or (part == "model_weights" and thing.label(MANIFEST) in claims):
                 continue
-            group = thing.label(MANIFEST) if part == "model_weights" else thing.label(RELEASE)
+            group = thing.label(MANIFEST) if part == "model_weights" else thing.label(VIA) if part == "endpoint" else thing.label(RELEASE)
             groups.setdefault((part, "" if part == "model_weights" else thing.label(MODEL), group), []).append(thing)
         order = {"ray_service": 0, "endpoint": 1}
         for (part, model, group), things in sorted(groups.items(), key=lambda row: (order.get(row[0][0], 2), row[0])):
-            what = f"weights-{group}" if part == "model_weights" else group or (f"router, {model}" if model else "router") if part == "endpoint" else group or part or "?"
-            yield self._row(part or "unknown", what, model or None, None if part == "model_weights" else group or None, self._why(things))
+            what = f"weights-{group}" if part == "model_weights" else ", ".join(filter(None, (group or "router", model))) if part == "endpoint" else group or part or "?"
+            yield self._row(part or "unknown", what, model or None, None if part in ("model_weights", "endpoint") else group or None, self._why(things))
 
     def _locks(self, ours: Sequence[Thing]) -> Iterator[Leftover]:
         for thing in ours:
@@ -234,12 +234,6 @@ class KubernetesInventory:
 def foreign(thing: Thing) -> bool:
     """Whether somebody put it there: not what every namespace has, and not what goes with its owner."""
     return thing.name not in EVERYWHERE and not thing.item["metadata"].get("ownerReferences") and thing.item.get("type") != "kubernetes.io/service-account-token"
-
-
-def abandoned(lease: Object) -> bool:
-    """Whether the holder of a lock is provably gone, or silent for longer than clocks differ."""
-    worker = (lease["metadata"].get("annotations") or {}).get(WORKER, "")
-    return workers.gone(worker) or time.time() - unix(lease["spec"].get("renewTime") or lease["metadata"]["creationTimestamp"]) > DEAD
 
 
 def size(item: Object) -> int:

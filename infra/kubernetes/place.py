@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infra.kubernetes import identity
 from infra.kubernetes.api import Api
+from infra.kubernetes.looks import Looks
 from infra.platform import Release, model_of
 from infra.settings import Settings
 from infra.specs import KubernetesBlock, kubernetes_name
@@ -22,17 +23,29 @@ PART, MODEL, RELEASE, CLUSTER = "llm-pipeline/part", "llm-pipeline/model", "llm-
 
 @dataclass(frozen=True)
 class Place:
-    """One namespace of one cluster. `cluster`: its declared name. The connection is made when it is first needed."""
+    """One namespace of one cluster. `cluster`: its declared name; `via`: what its endpoint is. The connection is made when it is first needed."""
 
     settings: Settings
     cluster: str
     block: KubernetesBlock
+    via: Literal["router", "service"] = "router"
 
     @cached_property
     def api(self) -> Api:
         """Raises Blocked when it leads to another cluster than before."""
         made = Api.open(self.kubeconfig, self.block.context)
         identity.insist(self.cache, self.cluster, {"server": made.server, "ca": made.ca_hash})
+        return made
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What is there, asked anew at every question."""
+        return Looks(self)
+
+    def at_once(self) -> Place:
+        """The same place as it is at this moment: whoever looks at all of it in turn lists each kind once."""
+        made = replace(self)
+        made.__dict__.update(api=self.api, looks=Looks(made, kept=True))
         return made
 
     @property
@@ -57,8 +70,12 @@ class Place:
 
     def selector(self, part: str = "", model: str = "", release: str = "") -> str:
         """Finds them: never empty, and never by a name alone."""
+        return ",".join(f"{key}={value}" for key, value in self.marks(part, release, model).items())
+
+    def marks(self, part: str = "", release: str = "", model: str = "") -> dict[str, str]:
+        """The labels that such an object has at least."""
         wanted = {**OURS, CLUSTER: self.cluster, PART: part, MODEL: model, RELEASE: release}
-        return ",".join(f"{key}={value}" for key, value in wanted.items() if value)
+        return {key: value for key, value in wanted.items() if value}
 
     def meta(self, name: str, part: str, model: str = "", release: str = "", annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The `metadata` of a manifest in our namespace."""

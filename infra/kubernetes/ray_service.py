@@ -67,7 +67,7 @@ class KubernetesService:
     def observe(self, release: Release) -> ServiceState | None:
         main = self._main(release)
         if main is None:
-            return next((state for state in self._states(self.place.selector(PART, release=release.name)) if state.release == release.name), None)
+            return self._remains(release)
         return self._judged(_state(main, self._service(release)), release.spec.engine.kind)
 
     def apply(self, release: Release, progress: Progress) -> ServiceState:
@@ -104,7 +104,7 @@ class KubernetesService:
         """By label: pods whose RayService is gone are still ours. One look serves all who ask within two seconds."""
         at, states = self._looked
         if time.monotonic() - at >= FRESH:
-            states = self._states(self.place.selector(PART))
+            states = self._states()
             self._looked = (time.monotonic(), states)
         return tuple(state for state in states if model is None or state.model == model)
 
@@ -122,7 +122,10 @@ class KubernetesService:
         return self._note(release, outcome, progress, began)
 
     def client(self, state: ServiceState, timeout: float) -> httpx.Client:
-        return self.place.api.proxy(kinds.SERVICE, self.place.namespace, object_name(state.release), PORT, timeout)
+        """Through the API server, whose own refusals are no answers of the release: Transient when it is busy, httpx.ConnectError when it reached nobody."""
+        made = self._proxied(state.release, timeout)
+        made.event_hooks = {"response": [_insist_on_the_release]}
+        return made
 
     def log(self, name: str, part: str) -> Iterator[Path]:
         yield from self._logs.paths(name, part)
@@ -146,9 +149,15 @@ class KubernetesService:
         labels = found["metadata"].get("labels") or {}
         return {**OURS, CLUSTER: self.place.cluster, RELEASE: name}.items() <= labels.items()
 
-    def _states(self, selector: str) -> tuple[ServiceState, ...]:
-        """Every release that anything with these labels belongs to, as the controllers tell."""
-        listed = {kind: self.place.api.list(kind, self.place.namespace, labels=selector).items for kind in (*removal.MAKERS, *removal.MADE, kinds.POD, kinds.SERVICE)}
+    def _remains(self, release: Release) -> ServiceState | None:
+        """What is there of a release without what computes."""
+        return next((state for state in self.running(release.model) if state.release == release.name), None)
+
+    def _states(self) -> tuple[ServiceState, ...]:
+        """Every release that anything of ours belongs to, as the controllers tell."""
+        looks = self.place.looks
+        listed = {kind: looks.ours(kind, PART) for kind in (*removal.MAKERS, *removal.MADE, kinds.POD)}
+        listed[kinds.SERVICE] = looks.everybodys(kinds.SERVICE)
         services = {item["metadata"]["name"]: item for item in listed[kinds.SERVICE]}
         states = {_name(item): _state(item, services.get(item["metadata"]["name"])) for kind in removal.MAKERS for item in listed[kind]}
         for item in (item for kind in (*removal.MADE, kinds.POD) for item in listed[kind]):
@@ -162,9 +171,12 @@ class KubernetesService:
         why = self._unwell(state, "/v1/models" if kind == "ray" else "/health")
         return replace(state, phase="dead", problem=Problem(f"{state.release}: {why}")) if why else state
 
+    def _proxied(self, release: str, timeout: float) -> httpx.Client:
+        return self.place.api.proxy(kinds.SERVICE, self.place.namespace, object_name(release), PORT, timeout)
+
     def _unwell(self, state: ServiceState, path: str) -> str:
         try:
-            with self.client(state, HEALTH_SECONDS) as client:
+            with self._proxied(state.release, HEALTH_SECONDS) as client:
                 answer = client.get(path)
         except httpx.HTTPError as error:
             raise Transient(f"{state.release} does not answer in {HEALTH_SECONDS:.0f} s", why=f"{type(error).__name__}: {error}") from error
@@ -176,10 +188,11 @@ class KubernetesService:
 
     def _make(self, release: Release, progress: Progress, main: Object | None) -> None:
         """Applies what is missing. What computes is left as it is where it is there: its pods must not be replaced under it."""
-        self._looked = (-FRESH, ())
         if main is None or main["metadata"].get("deletionTimestamp"):
-            self.remove(release.name, progress)
+            if main or self._remains(release):
+                self.remove(release.name, progress)
             main = None
+        self._looked = (-FRESH, ())
         progress.phase(reading.PODS, "the API server takes the manifests")
         for manifest in self.manifests(release):
             kind = kind_of(manifest)
@@ -224,10 +237,21 @@ class KubernetesService:
 
     def _one_token(self, release: Release) -> bool:
         try:
-            with self.client(ServiceState(release.name, release.model, "starting"), TOKEN_SECONDS) as client:
+            with self._proxied(release.name, TOKEN_SECONDS) as client:
                 return client.post("/v1/completions", json=engine.one_token(release)).status_code in (200, 400)
         except httpx.HTTPError:
             return False
+
+
+def _insist_on_the_release(answer: httpx.Response) -> None:
+    """Raises for what is not the release's own answer."""
+    if answer.is_success:
+        return
+    answer.read()
+    if failures.of_the_server(answer):
+        raise Transient("the API server did not pass the question on", why=f"its proxy answers {answer.status_code}: {engine.clean(answer.text)}", next="run the same command again")
+    if failures.of_nobody(answer):
+        raise httpx.ConnectError(f"nobody answered: {engine.clean(answer.text)}", request=answer.request)
 
 
 def _name(item: Object) -> str:

@@ -70,6 +70,7 @@ OUTSIDE = (
     Right(kinds.VOLUME, ("list", "watch")),
     Right(kinds.STORAGE_CLASS, ("list",)),
     Right(kinds.DEPLOYMENT, ("list",), everywhere=True),
+    Right(kinds.DAEMON_SET, ("list",), everywhere=True),
     Right(kinds.DEFINITION, ("get",), names=("rayservices.ray.io",)),
     Right(kinds.NODE_POOL, ("list",)),
 )
@@ -89,11 +90,15 @@ INSTALLING = (
 SCALING = (Right(kinds.NODE_POOL, (*WATCH, *APPLY)), Right(kinds.NODE_CLAIM, ("list", "watch")))
 """With `nodepool:`."""
 
+DIRECT = (Right(kinds.SLICE, ("list",)),)
+"""With `via: service`: whom a model's Service leads to."""
 
-def table(block: KubernetesBlock) -> tuple[Right, ...]:
+
+def table(block: KubernetesBlock, via: str = "router") -> tuple[Right, ...]:
     """Everything that this cluster's declaration can lead to."""
     spaces = Right(kinds.NAMESPACE, ("get",), names=("kube-system", block.namespace))
-    return (*INSIDE, *OUTSIDE, spaces, *(INSTALLING if block.kuberay == "install" else ()), *(SCALING if block.nodepool is not None else ()))
+    more = (*(INSTALLING if block.kuberay == "install" else ()), *(SCALING if block.nodepool is not None else ()), *(DIRECT if via == "service" else ()))
+    return (*INSIDE, *OUTSIDE, spaces, *more)
 
 
 def insist(place: Place) -> None:
@@ -113,7 +118,7 @@ def missing(place: Place) -> list[str]:
         return []
     listed = api.rules(namespace)
     out = []
-    for right, verb, name in _one_by_one(table(place.block)):
+    for right, verb, name in _one_by_one(table(place.block, place.via)):
         if not right.outside and any(_covers(rule, right, verb) for rule in listed):
             continue
         if not api.allowed(verb, right.kind, None if right.outside else namespace, right.sub, name):
@@ -121,9 +126,9 @@ def missing(place: Place) -> list[str]:
     return out
 
 
-def manifests(block: KubernetesBlock, account: str = "llm-pipeline") -> list[Object]:
+def manifests(block: KubernetesBlock, account: str = "llm-pipeline", via: str = "router") -> list[Object]:
     """A service account and all that it needs; whoever applies it may put another subject into the two bindings."""
-    inside, outside = [right for right in table(block) if not right.outside], [right for right in table(block) if right.outside]
+    inside, outside = [right for right in table(block, via) if not right.outside], [right for right in table(block, via) if right.outside]
     here, name = {"name": account, "namespace": block.namespace}, f"{account}-{block.namespace}"
     subjects = [{"kind": "ServiceAccount", **here}]
     group = kinds.ROLE.group

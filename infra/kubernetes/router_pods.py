@@ -52,7 +52,7 @@ class RouterPods:
 
     def all(self) -> tuple[RouterPod, ...]:
         """By name; those that ended are none."""
-        found = self._place.api.list(kinds.POD, self._place.namespace, self._place.selector("endpoint")).items
+        found = self._place.looks.ours(kinds.POD, "endpoint")
         return tuple(sorted((pod_of(item) for item in found if item["status"].get("phase") not in ("Succeeded", "Failed")), key=lambda pod: pod.name))
 
     def table(self, pod: RouterPod) -> Table | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from infra import loopback
 from infra.errors import Problem
 from infra.platform import Release, Sharer
 from infra.specs import ClusterSpec, ModelSpec
-from infra.states import Capacity, ClusterState, EndpointState, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
+from infra.states import Capacity, ClusterState, Condition, EndpointState, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
 from infra.waiting import Progress
 from infra.weights import Bad, Facts, File, Manifest, Seen
 from tests.doubles.candidates import Candidate, Router, port_of
@@ -60,6 +60,13 @@ class Place:
     def observe(self, spec: ClusterSpec) -> ClusterState | None:
         found = self.world.identity
         return ClusterState(found, {"cpus": 8, "gpus": ()}) if found else None
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        return {"home": "It is there."}
+
+    def examine(self, spec: ClusterSpec) -> Iterator[Condition]:
+        yield Condition("home", "it is there", self.world.unfit)
 
     def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
         changed = self.world.identity is None
@@ -261,9 +268,10 @@ class Front:
         if not self.world.routes:
             return None
         if self.world.front is None:
-            return EndpointState(self.url, healthy=False)
+            return EndpointState(self.url(spec.model), healthy=False)
         route = self.world.routes.get(spec.served_name)
-        return EndpointState(self.url, healthy=True, release=route.release if route else None, generation=self.world.generation)
+        release = "demo-elsewhere" if self.world.leads_elsewhere else route.release if route else None
+        return EndpointState(self.url(spec.model), healthy=True, release=release, generation=self.world.generation)
 
     def apply(self, spec: Route, progress: Progress) -> EndpointState:
         changed = self.world.front is None or self.world.routes.get(spec.served_name) != spec
@@ -273,7 +281,7 @@ class Front:
             self.world.did("flipped", spec.release)
             self.world.generation += 1
             self.world.routes[spec.served_name] = spec
-        return EndpointState(self.url, healthy=True, release=spec.release, generation=self.world.generation, changed=changed)
+        return EndpointState(self.url(spec.model), healthy=True, release=spec.release, generation=self.world.generation, changed=changed)
 
     def delete(self, spec: Route, progress: Progress) -> None:
         if spec.served_name in self.world.routes:
@@ -292,11 +300,14 @@ class Front:
             self.world.routes[served_name] = None
 
     @property
-    def url(self) -> str:
+    def counts(self) -> bool:
+        return not self.world.blind
+
+    def url(self, model: str) -> str:
         return f"http://127.0.0.1:{port_of(self.world.front) if self.world.front else 1}/v1"
 
-    def client(self, timeout: float) -> httpx.Client:
-        return loopback.client(timeout, self.url)
+    def client(self, model: str, timeout: float) -> httpx.Client:
+        return loopback.client(timeout, self.url(model))
 
 
 class Usage:

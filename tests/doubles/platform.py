@@ -46,6 +46,8 @@ class World:
     damaged         files that `verify` finds bad, until they are fetched again
     readings        in-flight numbers to come, per release name; then `idle`
     other_mark      the endpoint marks its answers with this instead of the release's name
+    blind           the endpoint is no router: nothing is counted, and no mark of its answers is believed
+    leads_elsewhere whoever looks at the endpoint sees that it leads to another release
     sticky          ids that the inventory can not remove, and that always stay
     calls           what was done to the platform, in order
     """
@@ -54,6 +56,7 @@ class World:
         self.home = home
         self.records = LocalRecords(home)
         self.identity: dict[str, str] | None = None
+        self.unfit: PipelineError | None = None
         self.source: dict[str, str] = {}
         self.behave: dict[str, Behaviour] = {}
         self.start_errors: list[PipelineError] = []
@@ -75,6 +78,8 @@ class World:
         self.readings: dict[str, list[int | None]] = {}
         self.idle: int | None = None
         self.other_mark: str | None = None
+        self.blind = False
+        self.leads_elsewhere = False
         self.sticky: list[Leftover] = []
         self.image = "local:" + "0" * 16
         self.calls: list[tuple[str, ...]] = []

@@ -276,6 +276,16 @@ def test_a_model_among_the_clusters_is_told_where_it_belongs(root: Path) -> None
     assert broken.problem.why == "a file of that type belongs under assets/models"
 
 
+def test_an_endpoint_without_a_router_is_refused_on_this_machine(tmp_path: Path) -> None:
+    """With file, line, key and why: there is nothing else that could answer."""
+    put(tmp_path, "type: llm_pipeline.components.Cluster\nattributes:\n  platform: local\n  endpoint:\n    via: service\n", "clusters/local")
+
+    (broken,) = load_tree(tmp_path).broken
+
+    assert broken.problem.what.startswith("assets/clusters/local/defs.yaml:5 endpoint.via: must be router on the platform local: this machine has no Services")
+    assert broken.problem.log == "5 |     via: service"
+
+
 def link_to_itself(file: Path) -> None:
     file.symlink_to(file)
 

@@ -192,7 +192,7 @@ def test_a_live_release_that_does_not_answer_is_a_situation_and_no_crash(stand: 
 
     def ask() -> None:
         with contextlib.suppress(httpx.HTTPError):
-            httpx.post(f"{stand.platform.endpoint.url}/chat/completions", json={"model": "demo", "messages": []}, trust_env=False, timeout=5)
+            httpx.post(f"{stand.platform.endpoint.url('demo')}/chat/completions", json={"model": "demo", "messages": []}, trust_env=False, timeout=5)
 
     asking = threading.Thread(target=ask)
     asking.start()

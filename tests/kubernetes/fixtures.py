@@ -123,4 +123,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def of_a_cluster(item: pytest.Item) -> bool:
     """Whether a test is one of this folder, or of a suite for all platforms and about this one."""
     call = getattr(item, "callspec", None)
-    return item.path.is_relative_to(Path(__file__).parent) or (call is not None and call.params.get("stand") == "kubernetes")
+    return item.path.is_relative_to(Path(__file__).parent) or (call is not None and call.params.get("stand") in ("kubernetes", "service"))

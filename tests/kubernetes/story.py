@@ -62,7 +62,7 @@ class Far:
     def ask(self) -> tuple[int, str | None]:
         """One question through the endpoint: its status, and who answered."""
         body = {"model": "demo", "messages": [{"role": "user", "content": "ping"}]}
-        with self.platform.endpoint.client(30) as client:
+        with self.platform.endpoint.client("demo", 30) as client:
             answer = client.post("/chat/completions", json=body)
         return answer.status_code, answer.headers.get("x-llm-release")
 

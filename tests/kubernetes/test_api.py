@@ -33,6 +33,16 @@ def far(middle: Middle) -> Iterator[Api]:
         yield api
 
 
+def test_whoever_reads_the_audit_log_knows_us_by_name(lab: Lab, place: Place) -> None:
+    """Among all that a cluster is asked, what is ours can be told and counted."""
+    labs.insist_on_processes()
+    place.api.apply(config_map(place))
+
+    written = [event for event in lab.audit() if event["verb"] == "patch" and (event.get("objectRef") or {}).get("namespace") == place.namespace]
+
+    assert {event["userAgent"] for event in written} == {"llm-pipeline"}
+
+
 def config_map(place: Place, name: str = "a", **data: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": place.namespace}, "data": data}
 

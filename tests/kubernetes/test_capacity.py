@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,13 +51,16 @@ def pool(lab: Lab) -> Iterator[str]:
     lab.api.delete(kinds.NODE, name)
 
 
-def pod(place: Place, name: str, of: Release, node: str = "", *, anywhere: bool = False) -> None:
-    """A pod of a release, as its manifests would make it; on this node, anywhere, or waiting for a node that never comes."""
+def pod(place: Place, name: str, of: Release, node: str = "", *, anywhere: bool = False, gated: bool = False, labels: dict[str, str] | None = None) -> None:
+    """A pod of a release, as its manifests would make it; on this node, anywhere, or waiting for a node that never comes. `gated`: it could go there, and nobody has
+    sent it yet; `labels`: others than its own.
+    """
     asks = requests(of, {}).worker.quantities()
     container = {"name": "c", "image": "x", "resources": {"requests": asks, "limits": {key: value for key, value in asks.items() if key != "cpu"}}}
-    where = {"nodeName": node} if node else {} if anywhere else {"nodeSelector": {"nobody": "has-this"}}
+    where: dict[str, Any] = {"nodeSelector": {"t-pool": node}, "schedulingGates": [{"name": "test/wait"}]} if gated else {"nodeName": node} if node else {} if anywhere else {"nodeSelector": {"nobody": "has-this"}}
     bears = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
-    place.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": place.meta(name, "ray_service", release=of.name), "spec": {"containers": [container], "tolerations": bears, **where}})
+    meta = place.meta(name, "ray_service", release=of.name) | ({"labels": labels} if labels else {})
+    place.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container], "tolerations": bears, **where}})
 
 
 def on(pool: str) -> dict[str, Any]:
@@ -123,27 +124,38 @@ def test_room_that_one_got_is_not_given_to_another(places: Places, pool: str) ->
     after = part(place).room(second).fits
     place.api.delete(kinds.POD, "first", place.namespace, grace=0)
     gone = part(place).room(second).fits
+    small = wanted("small", resources={"gpu": 1})
+    with part(place).reserve(small, Progress(120)):
+        pod(place, "small", small, pool)
+        beside_small = part(place).room(wanted("third", resources={"gpu": 3})).fits
 
+    place.api.delete(kinds.POD, "small", place.namespace, grace=0)
+    pod(place, "waiting", first, pool, gated=True)
+    beside_waiting = part(place).room(second).fits
+
+    assert beside_small, "a pod that is there is not kept room for besides"
+    assert not beside_waiting, "the pod has no node yet, and will have this one"
     assert (got.fits, refused.fits, counted_once, after, gone) == (True, False, True, False, True)
     assert place.api.list(kinds.LEASE, place.namespace).items == ()
 
 
-def test_room_that_a_killed_start_had_is_free(places: Places, pool: str) -> None:
-    """Its process is provably gone: nobody waits for its lease to end."""
-    place = places(**on(pool))
-    second = wanted("second", resources={"gpu": 2})
+def test_what_fills_weights_or_has_ended_takes_no_room(places: Places, pool: str) -> None:
+    """Both are gone before the release comes up. The same pod without our mark, or of another namespace, takes what it asks for."""
+    place, new = places(**on(pool)), wanted("new", resources={"gpu": 3})
+    ours, filling = wanted("old", resources={"gpu": 2}), place.labels("model_weights", "old")
+    unmarked = {key: value for key, value in filling.items() if not key.startswith("app.")}
+    fits = []
+    for name, labels in (("filling", filling), ("unmarked", unmarked), ("serving", place.labels("ray_service", release=ours.name))):
+        pod(place, name, ours, pool, labels=labels)
+        fits.append(part(place).room(new).fits)
+        if name == "serving":
+            path = kinds.POD.path(place.namespace, name, "status")
+            place.api.call("PATCH", path, body={"status": {"phase": "Succeeded"}}, content="application/merge-patch+json")
+            fits.append(part(place).room(new).fits)
+        place.api.delete(kinds.POD, name, place.namespace, grace=0)
+        place.api.until(kinds.POD, place.namespace, lambda pods: None if pods else True, Progress(120))
 
-    def start() -> None:
-        with part(places(**on(pool))).reserve(wanted("first", resources={"gpu": 3}), Progress(120)):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = multiprocessing.get_context("fork").Process(target=start)
-    child.start()
-    child.join(250)
-
-    assert child.exitcode == -signal.SIGKILL
-    assert len(place.api.list(kinds.LEASE, place.namespace, place.selector("gpu_nodepool")).items) == 1
-    assert part(place).room(second).fits
+    assert fits == [True, False, False, True]
 
 
 # ------------------------------------------------ pure
@@ -193,10 +205,33 @@ def test_a_toleration_covers_a_taint_by_the_rules_of_kubernetes(toleration: dict
     assert nodes.bears(toleration, {"key": "k", "value": "v", "effect": "NoSchedule"}) is covers
 
 
+SIZE = {"cpus": 8.0, "memory": 32.0 * GIB, "gpus": 2.0, "disk": 100.0 * GIB, "pods": 10.0}
+PRESSED, KEPT = ({"key": key, "value": "x", "effect": "NoSchedule"} for key in ("node.kubernetes.io/disk-pressure", "dedicated"))
+
+
+@pytest.mark.parametrize(
+    ("change", "now", "ever"),
+    [
+        ({}, "", ""),
+        ({"ready": False}, "not ready", ""),
+        ({"cordoned": True}, "cordoned", ""),
+        ({"free": {**SIZE, "pods": 0.0}}, "without room for one more pod", ""),
+        ({"free": {**SIZE, "gpus": 1.0}}, "with only 1 GPU free", ""),
+        ({"taints": [PRESSED]}, "with the taint node.kubernetes.io/disk-pressure=x:NoSchedule", ""),
+        ({"taints": [KEPT]}, "with the taint dedicated=x:NoSchedule", "with the taint dedicated=x:NoSchedule"),
+        ({"taints": [{**KEPT, "effect": "PreferNoSchedule"}]}, "", ""),
+    ],
+)
+def test_what_keeps_a_pod_from_a_node_keeps_it_now_or_for_ever(change: dict[str, Any], now: str, ever: str) -> None:
+    """What passes (a node that is not ready, cordoned, full or pressed) is no reason to call a declaration wrong."""
+    node = Node(**{"name": "a", "labels": {}, "taints": (), "ready": True, "cordoned": False, "total": SIZE, "free": SIZE, **change})
+
+    assert (nodes.obstacle(node, Wish({"gpus": 2}), total=False), nodes.obstacle(node, Wish({"gpus": 2}), total=True)) == (now, ever)
+
+
 def test_pods_are_laid_where_they_leave_least() -> None:
     """A large one finds room after small ones; what fits nowhere is told, with what lacks on how many nodes."""
-    size = {"cpus": 8.0, "memory": 32.0 * GIB, "gpus": 2.0, "disk": 100.0 * GIB, "pods": 10.0}
-    two = [Node(name, {}, (), ready=True, cordoned=False, total=size, free=size) for name in ("a", "b")]
+    two = [Node(name, {}, (), ready=True, cordoned=False, total=SIZE, free=SIZE) for name in ("a", "b")]
     one, both = Wish({"gpus": 1}), Wish({"gpus": 2})
 
     left, short = nodes.placed([one, one, both], two)

@@ -80,7 +80,8 @@ UNPLACED = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable
         (well(pods=(pod("head", HEAD),)), RAY, "no worker of it runs"),
         (well(pods=(pod("head", HEAD), pod("worker", WORKER, ready=False, restartCount=2, lastState={"terminated": {"exitCode": 1}}))), RAY, "ended with exit 1, 2 restarts"),
         (well(pods=(pod("head", HEAD), pod("worker", WORKER, ready=False, lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))), RAY, "OOMKilled"),
-        (well(main=captured("rayservices/DEPLOY_FAILED.first.yaml")), APPLICATION, "weights not found"),
+        (well(main=captured("rayservices/DEPLOY_FAILED.first.yaml")), APPLICATION, "RuntimeError: weights are not there"),
+        (well(main=captured("rayservices/DEPLOY_FAILED.import.yaml")), APPLICATION, "ModuleNotFoundError: No module named 'no_such_module'"),
         (well(main=captured("rayservices/DEPLOY_FAILED.ready.yaml")), APPLICATION, "DEPLOY_FAILED"),
     ],
 )
@@ -90,6 +91,7 @@ def test_the_first_link_that_does_not_hold_is_found(seen: Seen, link: str, said:
 
     assert broken
     assert (broken.link, said in broken.words) == (link, True), broken
+    assert "\n" not in broken.words, "a row of a table"
     rows = chain.links(seen, broken, router=True)
     at = [row.name for row in rows].index(link)
     assert rows[at].holds is False and rows[at].why == broken.words
@@ -150,7 +152,7 @@ def test_a_pod_that_no_node_takes_is_told_with_the_schedulers_words(places: Plac
     """And a start that reaches its deadline says where it stood, not only that it did."""
     standing = Standing(places(node_selector={"accelerator": "none-such"}))
 
-    found = standing.until(NODE, said="node affinity")
+    found = standing.until(NODE, said=known("selector").why)
     with pytest.raises(Timeout) as told:
         standing.service.apply(standing.release, Progress(4))
 

@@ -18,7 +18,7 @@ import yaml
 from infra import kubernetes, settings
 from infra.errors import Blocked, ConfigError, Denied, Transient
 from infra.kubernetes import kinds, kuberay, rights
-from infra.kubernetes.cluster import supported
+from infra.kubernetes.conditions import supported
 from infra.kubernetes.place import Place
 from infra.platform import Platform
 from infra.specs import ClusterSpec
@@ -77,7 +77,7 @@ def test_its_facts_are_what_a_person_wants_to_know(place: Place) -> None:
     assert facts["cpus"] > 0
     assert facts["memory"] > 1 << 30
     assert facts["storage_class"] == "standard"
-    assert facts["endpoint"] == made.endpoint.url
+    assert facts["endpoint"] == made.endpoint.url("demo")
 
 
 def test_a_context_that_leads_elsewhere_is_found_before_anything_is_done_there(place: Place, bare: Lab, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_kubeconfig_that_is_broken_is_found_when_it_is_needed_and_not_before(p
         with pytest.raises(ConfigError) as told:
             made.cluster.observe(spec)
         assert kubeconfig in str(told.value.problem)
-        assert made.endpoint.url
+        assert made.endpoint.url("demo")
 
 
 def test_a_cluster_that_can_not_be_reached_is_in_the_graph_and_is_told_of_by_those_who_look(tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def test_every_manifest_is_told_without_a_cluster(nobody: Platform, weights: Pat
     assert (again.id, same) == (release.id, rows)
 
 
+@pytest.mark.parametrize("kind", ["ray", "vllm"])
+def test_without_a_router_all_of_the_endpoint_is_a_service_that_leads_to_the_release(tmp_path: Path, weights: Path, kind: str) -> None:
+    """Its selector is that of the release's own Service, so that it leads to what takes requests; no Secret, no haproxy."""
+    of = platform({"kubeconfig": str(tmp_path / "none"), "context": "lab", "kuberay": "existing"}, tmp_path, endpoint={"via": "service"})
+
+    release, rows = declared(of, model(kind), weights.parent)
+
+    own, front = (next(row.document for row in rows if row.document["metadata"]["name"] == name) for name in (object_name(release), "demo-serve-svc"))
+    assert names(rows)[-1] == "Service demo-serve-svc"
+    assert not [name for name in names(rows) if ROUTER in name]
+    assert front["spec"]["selector"] == own["spec"]["selector"]
+    assert front["spec"]["selector"]["llm-pipeline/release"] == release.name
+
+
 def test_what_is_installed_or_pooled_comes_first(tmp_path: Path, weights: Path) -> None:
     """KubeRay's operator with `kuberay: install`, a pool of nodes with `nodepool`; the operator's definitions are only named."""
     pool = {"limits": {"cpu": "8"}, "nodeClassRef": {"group": "karpenter.example.com", "kind": "NodeClass", "name": "default"}}
@@ -168,6 +182,27 @@ def test_what_is_as_declared_is_equal_and_what_was_changed_is_told(places: Place
     assert equal == beside == [route]
     assert changed == [("Deployment", ROUTER, "spec.replicas", 7, 2), ("PodDisruptionBudget", ROUTER, "", None, "is there"), route]
     assert versions(place, standing) == marks
+
+
+def test_a_service_that_was_led_elsewhere_is_told_field_by_field(places: Places, tmp_path: Path, weights: Path) -> None:
+    """Without a router, where what is live and what is declared differ in one selector."""
+    place = places(kuberay="existing")
+    of = platform(place.block.model_dump(mode="json"), tmp_path, endpoint={"via": "service"})
+    part = of.manifests
+    assert isinstance(part, KubernetesManifests)
+    release, _ = declared(of, model("vllm"), weights.parent)
+    for item in part._standing(release, Progress(120)):
+        place.api.apply(item)
+    equal = told(part, release)
+
+    elsewhere = {"spec": {"selector": {"llm-pipeline/release": "demo-0000000000"}}}
+    place.api.call("PATCH", kinds.SERVICE.path(place.namespace, "demo-serve-svc"), {"fieldManager": "somebody"}, elsewhere, content="application/merge-patch+json")
+    changed = told(part, release)
+
+    assert equal == []
+    assert changed == [
+        ("Service", "demo-serve-svc", "spec.selector.llm-pipeline/release", "demo-0000000000", release.name), ("Route", "demo", "release", "demo-0000000000", release.name),
+    ]  # fmt: skip
 
 
 def told(part: KubernetesManifests, release: Release) -> list[tuple[str, str, str, Any, Any]]:

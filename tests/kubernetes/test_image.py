@@ -12,6 +12,7 @@ from infra.errors import ConfigError, Transient
 from infra.kubernetes import kinds
 from infra.kubernetes.image import FOR_GPU, PART, KubernetesImage
 from infra.kubernetes.place import Place
+from infra.kubernetes.registry import Reference
 from infra.waiting import Progress
 from tests.doubles.releases import release, spec
 from tests.kubernetes.fixtures import Places
@@ -50,6 +51,18 @@ def test_a_tag_is_asked_for_once_and_stays_what_it_was(place: Place) -> None:
     with pytest.raises(Transient, match="does not answer"):
         KubernetesImage(place).resolve(wanted, Progress(60))
     assert pins(place) == []
+
+
+def test_of_two_who_ask_at_once_what_was_kept_first_holds_for_both(place: Place) -> None:
+    """The tag moved between the two answers; both deploy the same."""
+    kept = "sha256:" + "b" * 64
+    with Guarded() as registry:
+        reference = f"{registry.host}/public/engine:v1"
+        KubernetesImage(place).pinned(reference, Progress(60))
+        (pin,) = place.api.list(kinds.CONFIG_MAP, place.namespace, place.selector(PART)).items
+        place.api.merge(kinds.CONFIG_MAP, pin["metadata"]["name"], place.namespace, {"data": {"digest": kept}})
+
+        assert KubernetesImage(place)._ask(reference, Reference.of(reference), Progress(60)) == kept
 
 
 def test_the_pull_secret_of_the_cluster_opens_a_private_registry(places: Places) -> None:

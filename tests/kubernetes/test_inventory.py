@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from typing import Any
 
 import pytest
 
-from infra import kubernetes
-from infra.errors import Blocked, Conflict
-from infra.kubernetes import kinds, lease
+from infra import kubernetes, workers
+from infra.errors import Blocked, Conflict, Timeout
+from infra.kubernetes import kinds, lease, removal
 from infra.kubernetes.api import Object, kind_of
 from infra.kubernetes.namespace import ensure
 from infra.kubernetes.place import Place
@@ -19,6 +20,7 @@ from infra.platform import Platform
 from infra.specs import ClusterSpec
 from infra.states import Leftover
 from infra.waiting import Progress
+from tests.platform.conftest import expiring
 
 RELEASE = "demo-aaaaaaaaaa"
 WEIGHTS = "weights-" + "b" * 16
@@ -114,6 +116,50 @@ def test_without_labels_to_go_by_nothing_at_all_is_removed(place: Place) -> None
         gone(place, kinds.CONFIG_MAP, "", Progress(5))
 
 
+def test_what_somebodys_finalizer_holds_is_waited_for_and_never_forced(place: Place) -> None:
+    """Until the deadline, with its name; free again, the same word removes it."""
+    made = platform(place)
+    held = config_map(place, "settings", "ray_service", release=RELEASE)
+    held["metadata"]["finalizers"] = ["example.com/held"]
+    place.api.apply(held)
+
+    with pytest.raises(Timeout) as told:
+        made.inventory.remove(running(made)[0], expiring("stop"))
+
+    left = place.api.get(kinds.CONFIG_MAP, "settings", place.namespace)
+    assert left and left["metadata"]["finalizers"] == ["example.com/held"]
+    assert "settings" in str(told.value.problem)
+    place.api.merge(kinds.CONFIG_MAP, "settings", place.namespace, {"metadata": {"finalizers": None}})
+    gone(place, kinds.CONFIG_MAP, place.selector("ray_service"), Progress(250))
+    assert place.api.get(kinds.CONFIG_MAP, "settings", place.namespace) is None
+
+
+def test_what_a_controller_made_for_a_release_is_waited_for_too(place: Place) -> None:
+    """It has none of our labels, only its owner: KubeRay's Services are so. Here it goes two seconds later than its owner."""
+    made, owner = platform(place), place.api.apply(deployment(place, "demo-aaaaaaaaaa", place.labels("ray_service", release=RELEASE)))
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "demo-aaaaaaaaaa", "uid": owner["metadata"]["uid"]}
+    meta = {"name": "theirs", "namespace": place.namespace, "ownerReferences": [reference], "finalizers": ["example.com/held"]}
+    place.api.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [{"port": 8000}]}})
+    let_go = threading.Timer(2, lambda: place.api.merge(kinds.SERVICE, "theirs", place.namespace, {"metadata": {"finalizers": None}}))
+    let_go.start()
+
+    made.inventory.remove(running(made)[0], Progress(250))
+
+    assert place.api.get(kinds.SERVICE, "theirs", place.namespace) is None
+    let_go.join()
+
+
+def test_one_that_took_the_name_of_what_was_seen_is_not_removed_for_it(place: Place) -> None:
+    """Between a look and the removal somebody made another: it is not the one that was looked at."""
+    seen = place.api.apply(config_map(place, "settings", "ray_service", release=RELEASE))
+    place.api.delete(kinds.CONFIG_MAP, "settings", place.namespace)
+    place.api.apply(config_map(place, "settings", "ray_service", release=RELEASE))
+
+    removal._delete(place, kinds.CONFIG_MAP, seen)
+
+    assert place.api.get(kinds.CONFIG_MAP, "settings", place.namespace)
+
+
 def test_weights_are_data_with_their_size_and_go_with_their_volume(place: Place) -> None:
     """One row for the claim and what fills it; the row of `held` has the same bytes and the manifest's digits."""
     made = platform(place)
@@ -153,6 +199,22 @@ def test_weights_that_somebody_reads_stay(place: Place) -> None:
     assert "deletionTimestamp" not in found["metadata"]
 
 
+def test_weights_that_are_being_filled_go_with_the_pod_that_fills_them(place: Place) -> None:
+    """Nobody reads them yet: it is no user of theirs."""
+    made = platform(place)
+    place.api.apply(claim(place))
+    bound(place)
+    meta = place.meta("filling", "model_weights", "demo")
+    meta["labels"][MANIFEST] = "b" * 16
+    volumes = [{"name": "w", "persistentVolumeClaim": {"claimName": WEIGHTS}}]
+    place.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [{"name": "c", "image": "any"}], "volumes": volumes}})
+
+    made.inventory.remove(made.inventory.find()[0], Progress(250))
+
+    assert place.api.get(kinds.CLAIM, WEIGHTS, place.namespace) is None
+    assert place.api.list(kinds.POD, place.namespace).items == ()
+
+
 def test_a_volume_that_outlived_its_claim_is_told_and_left_to_whoever_runs_the_cluster(place: Place) -> None:
     """Its class keeps it; the row says by which command it goes."""
     made = platform(place)
@@ -182,8 +244,13 @@ def test_a_lock_is_left_alone_while_its_holder_lives_and_found_when_it_is_dead(p
     place.api.create({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": {"holderIdentity": "run 2", "renewTime": "2020-01-01T00:00:00.000000Z"}})
 
     (row,) = made.inventory.find()
+    place.api.merge(kinds.LEASE, "lock-x", place.namespace, {"metadata": {"annotations": {"llm-pipeline/worker": workers.myself()}}, "spec": {"renewTime": "2999-01-01T00:00:00.000000Z"}})
+    made.inventory.remove(row, Progress(250))
+    taken_over = place.api.get(kinds.LEASE, "lock-x", place.namespace)
+    place.api.merge(kinds.LEASE, "lock-x", place.namespace, {"metadata": {"annotations": {"llm-pipeline/worker": "elsewhere:b:1:1"}}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}})
     made.inventory.remove(row, Progress(250))
 
+    assert taken_over, "somebody living took it between the look and the removal"
     assert (row.part, row.data) == ("lock", False)
     assert "run 2" in row.why_ours
     assert made.inventory.find() == ()
@@ -206,6 +273,15 @@ def test_a_namespace_of_ours_goes_last_with_the_lock_of_who_removes_it(place: Pl
     assert all(row.data for row in rows)
     assert here.api.get(kinds.NAMESPACE, here.namespace) is None
     assert made.inventory.find() == ()
+
+
+def test_an_empty_namespace_that_another_declaration_made_is_not_ours(place: Place) -> None:
+    """It is removed by whoever made it."""
+    theirs = fresh(Place(place.settings, "other", place.block))
+
+    assert platform(Place(place.settings, place.cluster, theirs.block)).inventory.find() == ()
+    assert [row.part for row in platform(theirs).inventory.find()] == ["namespace"]
+    place.api.delete(kinds.NAMESPACE, theirs.namespace)
 
 
 @pytest.mark.parametrize("cluster", ["", "other"])

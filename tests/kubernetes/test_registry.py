@@ -146,6 +146,7 @@ class Guarded:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.server.server_port}"
+        self.realm = f"http://{self.host}/token"
 
     def __enter__(self) -> Guarded:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -164,7 +165,7 @@ class Guarded:
             self.reply(request, 200, json.dumps({"token": "whole" if permit == wanted else "guest"}).encode())
         elif permit != "Bearer whole" and not (permit == "Bearer guest" and "/public/" in url.path):
             scope = f"repository:{url.path.split('/manifests')[0].removeprefix('/v2/')}:pull"
-            asked = f'Bearer realm="http://{self.host}/token",service="tests",scope="{scope}"'
+            asked = f'Bearer realm="{self.realm}",service="tests",scope="{scope}"'
             self.reply(request, 401, b'{"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}', {"WWW-Authenticate": asked})
         else:
             digest = "sha256:" + (hashlib.sha256(self.BODY).hexdigest() if not self.lie else "0" * 64)
@@ -191,6 +192,17 @@ def test_a_token_is_fetched_where_the_registry_says() -> None:
             registry.digest(private, None)
 
     assert guarded.tokens == [("repository:public/engine:pull", ""), ("repository:team/engine:pull", Login("deployer", "right").header), ("repository:team/engine:pull", "")]
+
+
+def test_no_login_is_sent_over_an_open_line_to_where_a_registry_points() -> None:
+    """Only to this machine itself, or by TLS: else whoever answers for the registry is given the password."""
+    with Guarded() as guarded:
+        guarded.realm = "http://tokens.invalid/token"
+
+        with pytest.raises(Denied, match="may not be read"):
+            registry.digest(Reference.of(f"{guarded.host}/team/engine:v1"), Login("deployer", "right"))
+
+    assert guarded.tokens == []
 
 
 def test_a_digest_that_is_not_of_what_was_sent_is_not_believed() -> None:

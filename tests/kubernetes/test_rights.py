@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from infra import kubernetes
 from infra.errors import ConfigError, Denied, Withdrawn
 from infra.kubernetes import karpenter, kinds, lease, operator, rights, startup
 from infra.kubernetes.api import Object, kind_of
@@ -23,6 +24,8 @@ from infra.kubernetes.place import Place
 from infra.kubernetes.rights import Right
 from infra.kubernetes.weights_job import claim_name
 from infra.platform import Release
+from infra.specs import ClusterSpec
+from infra.states import Route
 from infra.waiting import Progress
 from tests.doubles.hub import Hub, model_files
 from tests.kubernetes import lab as labs
@@ -83,7 +86,7 @@ class Limited:
 
     def refused_without(self, verb: str, manifest: Object) -> None:
         """With this verb taken away, the account may not make this any more."""
-        role = next(item for item in rights.manifests(self.place.block, ACCOUNT) if item["kind"] == "Role")
+        role = next(item for item in rights.manifests(self.place.block, ACCOUNT, self.place.via) if item["kind"] == "Role")
         rules = [{**rule, "verbs": [one for one in rule["verbs"] if one != verb]} for rule in role["rules"]]
         self.lab.api.apply({**role, "rules": rules})
         kind, meta = kind_of(manifest), manifest["metadata"]
@@ -125,12 +128,12 @@ def _granted(table: Sequence[Right], namespace: str) -> set[Used]:
 
 def limited(lab: Lab, place: Place) -> Limited:
     """An administrator applies what `doctor --rbac` prints; from then on everything is done by the account in it."""
-    printed: list[Object] = list(yaml.safe_load_all(yaml.safe_dump_all(rights.manifests(place.block, ACCOUNT))))
+    printed: list[Object] = list(yaml.safe_load_all(yaml.safe_dump_all(rights.manifests(place.block, ACCOUNT, place.via))))
     for manifest in printed:
         lab.api.apply(manifest)
     file = str(lab.cluster.kubeconfig_for(f"{place.namespace}/{ACCOUNT}", duration=7200))
     context = yaml.safe_load(Path(file).read_text())["current-context"]
-    there = Place(place.settings, place.cluster, place.block.model_copy(update={"kubeconfig": file, "context": context}))
+    there = Place(place.settings, place.cluster, place.block.model_copy(update={"kubeconfig": file, "context": context}), place.via)
     Progress(PATIENCE).until(lambda: True if not rights.missing(there) else None, every=0.5)  # the server learns of a binding a moment later
     return Limited(lab, there)
 
@@ -168,7 +171,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick")
 def test_a_life_uses_every_printed_right_and_is_refused_nothing(lab: Lab, namespace: str, tmp_path: Path) -> None:
-    """Both kinds of engine, weights from a folder and from a Hub, a lock that is waited for, want of room, and a teardown with all data."""
+    """Both kinds of engine, weights from a folder and from a Hub, an endpoint with and without a router, a lock that is waited for, want of room, and a teardown with all data."""
     labs.insist_on_processes()
     with Hub() as hub:
         hub.tokens.add(TOKEN)
@@ -176,14 +179,15 @@ def test_a_life_uses_every_printed_right_and_is_refused_nothing(lab: Lab, namesp
         given = {"hf_endpoint": hub.endpoint, "hf_token": SecretStr(TOKEN)}
         first = far(lab.place(tmp_path, f"{namespace}-rights", real=True, given=given), tmp_path)
         first.platform.cluster.apply(first.cluster, Progress(PATIENCE))  # an administrator's first `up` makes the namespace
-        one = limited(lab, first.place)
+        one = limited(lab, replace(first.place, via="service"))
         story = far(one.place, tmp_path)
         plain = _brought_up(one, story)
+        _without_a_router(story, plain)
         _other_ways(one, story, plain)
     _taken_down(one, story, plain)
 
     assert one.refused() == []
-    assert _granted(rights.table(one.place.block), one.place.namespace) - one.used() == set()
+    assert _granted(rights.table(one.place.block, one.place.via), one.place.namespace) - one.used() == set()
     assert first.ours() == []
     assert lab.api.get(kinds.NAMESPACE, one.place.namespace), "somebody's account and roles are in it"
     lab.api.delete(kinds.NAMESPACE, one.place.namespace)
@@ -212,6 +216,19 @@ def _brought_up(one: Limited, story: Far) -> Release:
     assert parts.endpoint.in_flight(plain.name) == 0
     assert list(parts.ray_service.log(plain.name, "engine"))
     return plain
+
+
+def _without_a_router(story: Far, plain: Release) -> None:
+    """The same release behind a Service of its own, as a cluster that declares `via: service` has it; the router refuses the name, and ends."""
+    declared = ClusterSpec.model_validate({**story.cluster.model_dump(exclude_unset=True), "endpoint": {"via": "service"}})
+    part, state = kubernetes.platform(story.place.settings, declared).endpoint, story.platform.ray_service.observe(plain)
+    assert state and state.address
+    route = Route(plain.model, plain.served_name, plain.name, state.address)
+    story.platform.endpoint.closed(plain.model, plain.served_name, 0, "moved", Progress(PATIENCE))
+    part.apply(route, Progress(PATIENCE))
+    seen = part.observe(route)
+    assert seen
+    assert (seen.healthy, seen.release) == (True, plain.name)
 
 
 def _other_ways(one: Limited, story: Far, plain: Release) -> None:

@@ -84,7 +84,7 @@ def measure(requests: int = 10_000, pause: float = 0.02) -> Measured:
     try:
         serve(stand)
         done: Counter[str] = Counter()
-        out, url = stand.root / "heard.json", stand.platform.endpoint.url
+        out, url = stand.root / "heard.json", stand.platform.endpoint.url("demo")
         began = time.monotonic()
         with clients(url, out, pause) as answered:
             while answered() < requests:

@@ -139,7 +139,7 @@ class Stand:
         body = {"model": "demo", "messages": [{"role": "user", "content": prompt}], "max_tokens": 8}
         try:
             with httpx.Client(trust_env=False, timeout=10) as client:
-                answer = client.post(self.platform.endpoint.url + "/chat/completions", json=body)
+                answer = client.post(self.platform.endpoint.url("demo") + "/chat/completions", json=body)
         except httpx.HTTPError:
             return 0, None
         return answer.status_code, answer.headers.get("x-llm-release")

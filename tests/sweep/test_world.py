@@ -93,7 +93,7 @@ def test_nobody_notices_a_change_a_rollback_a_refusal_or_a_killed_run(stand: Sta
     """Clients of four kinds get a whole answer each time, from whichever release serves."""
     serve(stand)
     out, done = stand.root / "heard.json", Counter()
-    with load.clients(stand.platform.endpoint.url, out, 0.02):
+    with load.clients(stand.platform.endpoint.url("demo"), out, 0.02):
         load.a_round(stand, done)
 
     heard = load.heard(out)

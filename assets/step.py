@@ -227,8 +227,11 @@ def guard(context: Any, decisions: Decisions, run: Run) -> bool:
 
 def overtaken(context: Any, decisions: Decisions, run: Run) -> bool:
     """Whether another run moved the traffic between the loop's decision and this step: the loop looks again, and what it sees then counts."""
-    live = decisions.live.release if decisions.live else ""
-    if run.saw is None or live in (run.saw, run.release):
+    if run.saw is None:
+        return False
+    found = decisions.live
+    live = found.release if found else ""
+    if live in (run.saw, run.release):
         return False
     context.log.warning(f"{decisions.model} is served by {live or 'nothing'} by now, not by {run.saw or 'nothing'} as when this run was decided on: nothing to do")
     return True

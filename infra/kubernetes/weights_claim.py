@@ -57,6 +57,7 @@ class Claim:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._configs: dict[str, dict[str, Any]] = {}
 
     def find(self, manifest: Manifest) -> Object | None:
         """The claim, unless it is on its way out."""
@@ -82,10 +83,14 @@ class Claim:
             return None
 
     def config(self, manifest: Manifest) -> dict[str, Any]:
-        """The model's config.json, without what is too large to plan with; empty while the files are not there."""
-        found = self.find(manifest)
-        told = self.told(found, manifest) if found else None
-        return dict(told.config) if told else {}
+        """The model's config.json, without what is too large to plan with; empty while nobody read it. One manifest has one: it is asked for once."""
+        if manifest.digest not in self._configs:
+            found = self.find(manifest)
+            told = self.told(found, manifest) if found else None
+            if told is None:
+                return {}
+            self._configs[manifest.digest] = dict(told.config)
+        return dict(self._configs[manifest.digest])
 
     def note(self, manifest: Manifest, told: Told | None) -> None:
         """Verified, by what was told; None: not any more."""

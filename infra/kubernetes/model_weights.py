@@ -92,6 +92,7 @@ class KubernetesWeights:
         told = self._told(release.manifest)
         if told is None:
             return tuple(Bad(file.path, "is not here, or was never verified") for file in release.manifest.files)
+        self._clear(release, progress)
         if time.time() - told.at < self._trust:
             return ()
         run = Run(self._place, self._task(release, "verify", self._claim.ensure(release, progress)), None)

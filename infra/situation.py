@@ -13,7 +13,7 @@ from typing import Literal
 from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord
 from infra.errors import ConfigError, PipelineError, Problem, Transient
 from infra.platform import Platform, Release
-from infra.policy import Facts
+from infra.policy import ATTEMPTS, Facts
 from infra.specs import ModelSpec
 from infra.states import EndpointState, Route, ServiceState
 from infra.waiting import Progress
@@ -117,6 +117,7 @@ def facts(seen: Situation, *, busy: str | None, now: float) -> Facts:
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
         failures=failures, heals=seen.live.heals if seen.live else (), busy=busy,
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS,
     )  # fmt: skip
 
 

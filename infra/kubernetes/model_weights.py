@@ -30,7 +30,7 @@ from infra.platform import ImagePart, Release
 from infra.specs import ModelSpec
 from infra.states import WeightsState
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Facts, Manifest, Seen, Store
+from infra.weights import Access, Bad, Facts, Glance, Manifest, Seen, Store
 
 TRUST = 3600.0
 """Seconds for which a verification is believed: `up` asks twice, and reading fifteen gigabytes over a network is minutes each time."""
@@ -57,6 +57,9 @@ class KubernetesWeights:
         )  # fmt: skip
 
     # ------------------------------------------------ the verbs
+
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
 
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
         declared = weights.parse(spec.weights, base)

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from infra.specs import ModelSpec
 from infra.states import Held, WeightsState
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Facts, Seen, Store, Stored, sweep
+from infra.weights import Access, Bad, Facts, Glance, Seen, Store, Stored, sweep
 
 
 class LocalWeights:
@@ -48,6 +48,9 @@ class LocalWeights:
 
     def delete(self, release: Release, progress: Progress) -> None:
         self.store.remove(release.manifest)
+
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
 
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
         declared = weights.parse(spec.weights, base)

@@ -2,7 +2,8 @@
 
 manifest   what a revision consists of: File, Manifest, Seen; which files an engine needs
 declared   hf://, s3://, file://, asset:// read from YAML; pure
-source     Source (look, fetch) and what it takes to reach one (Access)
+source     Source (glance, look, fetch) and what it takes to reach one (Access)
+glance     whether a source moved, for next to nothing
 folder     file://     hub  hf://     s3  s3://
 store      the content-addressed store: find, fill, verify, remove
 sweep      what lies in a store, one by one, and taking one of it away
@@ -11,6 +12,7 @@ inspect    what lies there: facts for people, problems before an engine starts
 """
 
 from infra.weights.declared import Declared, parse
+from infra.weights.glance import Glance
 from infra.weights.inspect import Facts, facts, problems
 from infra.weights.manifest import File, Manifest, Seen, needed
 from infra.weights.source import Access, Source, open_source
@@ -22,6 +24,7 @@ __all__ = [
     "Declared",
     "Facts",
     "File",
+    "Glance",
     "Manifest",
     "Seen",
     "Source",

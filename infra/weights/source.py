@@ -17,6 +17,7 @@ from infra.errors import ConfigError
 from infra.waiting import Progress
 from infra.weights.declared import Declared
 from infra.weights.digest import Tick
+from infra.weights.glance import Glance
 from infra.weights.manifest import File, Seen
 
 
@@ -26,6 +27,12 @@ class Source(Protocol):
     @property
     def uri(self) -> str:
         """As declared."""
+
+    def glance(self, last: Glance | None, progress: Progress) -> Glance:
+        """Whether anything moved since `last`, for next to nothing. What moved may still be the same to an engine: `look` tells.
+
+        Raises as `look` does. One try: whoever looks regularly looks again.
+        """
 
     def look(self, progress: Progress) -> Seen:
         """What the source holds now: which revision, and the files of it that an engine needs. Fetches none of them.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord
+from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord, Sighting
 from infra.errors import ConfigError, PipelineError, Problem, Transient
 from infra.platform import Platform, Release
 from infra.policy import ATTEMPTS, Facts
@@ -69,6 +69,7 @@ class Situation:
     pin: Pin | None
     admitted: Admitted | None
     claim: Claim | None
+    sighting: Sighting | None = None
 
     @property
     def wanted(self) -> bool:
@@ -99,7 +100,7 @@ def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> 
         model, decisions.deployment, release, unknown, decisions.release(release.id) if release else None,
         live, live_doc.since if live_doc else None, service, service_unknown,
         tuple(state for state in running if not live or state.release != live.release.name),
-        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()),
+        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()), decisions.seen,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
-from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, screens, views
+from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, revisions, screens, views
 from llm_pipeline.runs import Dagster
 
 app = typer.Typer(
@@ -125,6 +125,21 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
     """Follow the declaration again."""
     run = actions.pin(Dagster(load()), model, None, lambda *_: None, remove=True, timeout=timeout)
     screens.pinned(model, run, as_json=as_json)
+
+
+@app.command(rich_help_panel=LIFE)
+def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
+    """Look now whether the source of a model has something new."""
+    dagster = Dagster(load())
+    news = revisions.notify(actions.stage(model), timeout)
+    if news.new:
+        dagster.instance.report_runless_asset_event(revisions.event(news))
+    found = revisions.describe(news)
+    if as_json:
+        console.document(found)
+    else:
+        screens.notified(found, revisions.told(news))
+    raise typer.Exit(1 if news.sighting.problem else 0)
 
 
 # ---------------------------------------------------------------- look

@@ -62,10 +62,7 @@ class KubernetesWeights:
         return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
 
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
-        declared = weights.parse(spec.weights, base)
-        if revision:
-            declared = declared.at(revision)
-        return self._open(declared.uri, base, allow_pickle=spec.allow_pickle).look(progress)
+        return weights.look(weights.parse(spec.weights, base), self._access, progress, revision, allow_pickle=spec.allow_pickle)
 
     def observe(self, release: Release) -> WeightsState | None:
         """The claim, when its every byte was verified once. Reads no file."""

@@ -53,10 +53,7 @@ class LocalWeights:
         return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
 
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
-        declared = weights.parse(spec.weights, base)
-        if revision:
-            declared = declared.at(revision)
-        return self._open(declared.uri, base, allow_pickle=spec.allow_pickle).look(progress)
+        return weights.look(weights.parse(spec.weights, base), self._access, progress, revision, allow_pickle=spec.allow_pickle)
 
     def verify(self, release: Release, progress: Progress) -> tuple[Bad, ...]:
         return self.store.verify(release.manifest, progress)

@@ -3,6 +3,7 @@
 manifest   what a revision consists of: File, Manifest, Seen; which files an engine needs
 declared   hf://, s3://, file://, asset:// read from YAML; pure
 source     Source (glance, look, fetch) and what it takes to reach one (Access)
+changes    what differs between two revisions, in words
 glance     whether a source moved, for next to nothing
 folder     file://     hub  hf://     s3  s3://
 store      the content-addressed store: find, fill, verify, remove
@@ -11,16 +12,18 @@ parallel   several threads at work while one watches the deadline
 inspect    what lies there: facts for people, problems before an engine starts
 """
 
+from infra.weights.changes import Changes, changes
 from infra.weights.declared import Declared, parse
 from infra.weights.glance import Glance
 from infra.weights.inspect import Facts, facts, problems
 from infra.weights.manifest import File, Manifest, Seen, needed
-from infra.weights.source import Access, Source, open_source
+from infra.weights.source import Access, Source, look, open_source
 from infra.weights.store import Bad, Store, Stored
 
 __all__ = [
     "Access",
     "Bad",
+    "Changes",
     "Declared",
     "Facts",
     "File",
@@ -30,7 +33,9 @@ __all__ = [
     "Source",
     "Store",
     "Stored",
+    "changes",
     "facts",
+    "look",
     "needed",
     "open_source",
     "parse",

@@ -98,6 +98,27 @@ def _clear(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
+def look(declared: Declared, access: Access, progress: Progress, revision: str | None = None, *, allow_pickle: bool = False) -> Seen:
+    """What a source holds; `revision` in place of the declared one.
+
+    A folder or a prefix has only what lies there now: its revision, or how that begins, may be said, to take just this and nothing newer.
+    """
+    if revision and declared.scheme == "hf":
+        declared = declared.at(revision)
+    seen = open_source(declared, access, allow_pickle).look(progress)
+    if revision and declared.scheme != "hf" and not (len(revision) >= SHORTEST and seen.revision.startswith(revision)):
+        raise ConfigError(
+            f"{declared} holds the revision {seen.revision[:12]}, not {revision}",
+            why="a folder or a prefix has no earlier revisions: only what lies there now can be taken",
+            next="declare the path where that revision lies, or leave the revision away",
+        )
+    return seen
+
+
+SHORTEST = 7
+"""Letters of a revision that name it, at least."""
+
+
 def open_source(declared: Declared, access: Access, allow_pickle: bool = False) -> Source:
     """The source behind a declaration. Connects to nothing yet."""
     # Imported here: whoever has a folder should not wait for the clients of the others.

@@ -24,7 +24,7 @@ from llm_pipeline.runs import Dagster
 app = typer.Typer(
     name="llm-pipeline", no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The whole life of self-hosted LLMs: bring one up, talk to it, change it, take it down.\n\nExample: llm-pipeline up demo; llm-pipeline chat demo 'What is a release?'",
+    help="The life of self-hosted LLMs: bring one up, talk to it, change it, end it.\n\nExample: llm-pipeline up demo; llm-pipeline chat demo 'What is a release?'",
 )  # fmt: skip
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="Models; none: every one that is wanted.")]

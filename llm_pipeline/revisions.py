@@ -9,7 +9,6 @@ records are read and written by one thread. `llm-pipeline notify` goes the same 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.admission import admit, sighted
+from assets.admission import admit, judge, sighted
 from assets.step import Model
 from infra import policy, settings
 from infra.decisions import Admitted, Decisions, Failure, Sighting
@@ -43,7 +42,7 @@ SECONDS = 40.0
 
 @dataclass(frozen=True)
 class Watched:
-    """A wanted model and what its source showed last."""
+    """A wanted model and what its source showed last. `decisions` are those of the tick's beginning, the model's platform has those of now."""
 
     model: Model
     decisions: Decisions
@@ -119,10 +118,9 @@ def wanted() -> tuple[list[Watched], list[str]]:
     found, problems = [], []
     for name, one in declared().models.items():
         try:
-            model = dataclasses.replace(model_stage(one, declared()), platform=at_once(clusters, one.spec.cluster))
-            decisions = Decisions(model.platform.records, name)
+            decisions = Decisions(at_once(clusters, one.spec.cluster).records, name)
             if decisions.wanted:
-                found.append(Watched(model, decisions, decisions.seen))
+                found.append(Watched(model_stage(one, declared()), decisions, decisions.seen))
         except PipelineError as error:
             problems.append(f"{name}: cannot tell: {error.problem.what}")
     return found, problems
@@ -177,10 +175,12 @@ def conclude(one: Watched, answer: Answer, now: float | None = None) -> News:
     old = one.sighting
     seen = answer.seen or _seen(old)
     before = one.decisions.admitted
-    verdict = admit(one.decisions, one.model, seen, by="revisions")
+    verdict = judge(one.decisions, one.model, seen)
+    moved = before is None or (before.revision, before.manifest) != (seen.revision, seen.manifest.to_dict())
+    if verdict.admitted and moved:  # a person may have decided since the tick began: judged again on what is so now
+        verdict = admit(Decisions(one.model.platform.records, one.model.name), one.model, seen, by="revisions")
     sighting = sighted(old, seen, answer.glance, verdict, moment)
-    admitted = verdict.admitted and (before is None or (before.revision, before.manifest) != (seen.revision, seen.manifest.to_dict()))
-    new = admitted or old is None or sighting != old.model_copy(update={"glance": sighting.glance})
+    new = (verdict.admitted and moved) or old is None or sighting != old.model_copy(update={"glance": sighting.glance})
     if sighting != old:
         one.decisions.write("seen", sighting)
     return News(one.model, sighting, before, verdict, _changed(before, sighting), new)

@@ -13,7 +13,7 @@ from assets.step import Model
 from infra import hours, policy
 from infra.decisions import Admitted, Decisions, Pin, Sighting
 from infra.errors import Blocked, PipelineError
-from infra.platform import Release
+from infra.platform import Record, Release
 from infra.specs import ModelSpec
 from infra.waiting import Progress
 from infra.weights import Glance, Manifest, Seen
@@ -34,12 +34,18 @@ def judge(decisions: Decisions, model: Model, seen: Seen, *, asked: bool = False
     return found
 
 
-def admit(decisions: Decisions, model: Model, seen: Seen, *, by: str, asked: bool = False, person: bool = False, stay: Pin | None = None) -> policy.Admission:
-    """Writes `admitted` when policy lets the revision through, and ends a rollback's pin when it is newer. `stay`: the pin that keeps it.
+def admit(
+    decisions: Decisions, model: Model, seen: Seen, *, by: str, asked: bool = False, person: bool = False, stay: Pin | None = None, before: Record | None = None
+) -> policy.Admission:
+    """Writes `admitted` when policy lets the revision through, and ends a rollback's pin when it is newer. Raises Blocked when a person named it and
+    a pin forbids it.
 
-    Raises Blocked when a person named it and a pin forbids it; Conflict when somebody else admitted another one meanwhile.
+    stay     the pin that keeps it
+    before   of a look without a person: `admitted` as it was before the source was asked. Conflict when somebody wrote it since: what was seen
+             may be older than what that one saw.
     """
-    before = decisions.records.get(model.name, "admitted")
+    if asked or person:
+        before = decisions.records.get(model.name, "admitted")
     verdict, pin = judge(decisions, model, seen, asked=asked, person=person), decisions.pin
     if asked and pin and not verdict.admitted:
         raise Blocked(f"{model.name} is pinned: {pin.why}", next=f"llm-pipeline unpin {model.name}, then the same command again")

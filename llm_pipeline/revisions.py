@@ -22,7 +22,7 @@ from assets.step import Model
 from infra import policy, settings
 from infra.decisions import Admitted, Decisions, Failure, Sighting
 from infra.errors import Blocked, PipelineError, Timeout, Transient
-from infra.platform import Platform
+from infra.platform import Platform, Record
 from infra.waiting import Progress
 from infra.weights import Changes, Glance, Manifest, Seen, changes, parse
 from infra.weights.parallel import each
@@ -42,11 +42,15 @@ SECONDS = 40.0
 
 @dataclass(frozen=True)
 class Watched:
-    """A wanted model and what its source showed last. `decisions` are those of the tick's beginning, the model's platform has those of now."""
+    """A wanted model, what its source showed last and what was admitted, before the source is asked.
+
+    `decisions` are those of the tick's beginning; the model's platform has those of now.
+    """
 
     model: Model
     decisions: Decisions
     sighting: Sighting | None
+    admitted: Record | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def build() -> dg.Definitions:
                 said.append(f"{name}: {told(found)}")
                 events.append(event(found))
         said += problems
-        return dg.SensorResult(asset_events=events, skip_reason="; ".join(said) or f"nothing new at the sources of {len(watched)} models")
+        return dg.SensorResult(asset_events=events, skip_reason="; ".join(said) or f"nothing new at the sources of {len(watched)} model{'' if len(watched) == 1 else 's'}")
 
     return dg.Definitions(sensors=[revisions])
 
@@ -108,7 +112,7 @@ def notify(model: Model, timeout: float) -> News:
     decisions = Decisions(model.platform.records, model.name)
     if not decisions.wanted:
         raise Blocked(f"nobody wants {model.name}", why="only the sources of wanted models are followed", next=f"llm-pipeline up {model.name} takes what is newest there")
-    watched = Watched(model, decisions, decisions.seen)
+    watched = _watched(model, decisions)
     return conclude(watched, ask(watched, Progress(timeout)))
 
 
@@ -120,7 +124,7 @@ def wanted() -> tuple[list[Watched], list[str]]:
         try:
             decisions = Decisions(at_once(clusters, one.spec.cluster).records, name)
             if decisions.wanted:
-                found.append(Watched(model_stage(one, declared()), decisions, decisions.seen))
+                found.append(_watched(model_stage(one, declared()), decisions))
         except PipelineError as error:
             problems.append(f"{name}: cannot tell: {error.problem.what}")
     return found, problems
@@ -163,8 +167,8 @@ def ask(one: Watched, progress: Progress) -> Answer:
         return Answer(glance, part.look(one.model.spec, one.model.base, progress))
     except PipelineError as error:
         return Answer(problem=error)
-    except OSError as error:
-        return Answer(problem=PipelineError(f"{one.model.spec.weights} can not be read", why=str(error)))
+    except Exception as error:  # whatever the client of a source raises must not keep the others from being looked at
+        return Answer(problem=PipelineError(f"{one.model.spec.weights} can not be read", why=f"{type(error).__name__}: {error}"))
 
 
 def conclude(one: Watched, answer: Answer, now: float | None = None) -> News:
@@ -174,11 +178,11 @@ def conclude(one: Watched, answer: Answer, now: float | None = None) -> News:
         return _away(one, answer.problem, moment)
     old = one.sighting
     seen = answer.seen or _seen(old)
-    before = one.decisions.admitted
+    before = Admitted.model_validate(one.admitted.value) if one.admitted else None
     verdict = judge(one.decisions, one.model, seen)
     moved = before is None or (before.revision, before.manifest) != (seen.revision, seen.manifest.to_dict())
     if verdict.admitted and moved:  # a person may have decided since the tick began: judged again on what is so now
-        verdict = admit(Decisions(one.model.platform.records, one.model.name), one.model, seen, by="revisions")
+        verdict = admit(Decisions(one.model.platform.records, one.model.name), one.model, seen, by="revisions", before=one.admitted)
     sighting = sighted(old, seen, answer.glance, verdict, moment)
     new = (verdict.admitted and moved) or old is None or sighting != old.model_copy(update={"glance": sighting.glance})
     if sighting != old:
@@ -231,6 +235,10 @@ def link(model: Model, revision: str | None) -> str | None:
     if declared_as.scheme != "hf" or not revision:
         return None
     return f"{settings.load().hf_endpoint.rstrip('/')}/{declared_as.repo}/commit/{revision}"
+
+
+def _watched(model: Model, decisions: Decisions) -> Watched:
+    return Watched(model, decisions, decisions.seen, decisions.records.get(model.name, "admitted"))
 
 
 def _away(one: Watched, problem: PipelineError, now: float) -> News:

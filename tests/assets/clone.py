@@ -22,12 +22,14 @@ from dagster._core.execution.api import execute_run
 
 import infra.local
 from assets import collect, pins, teardown
+from assets.admission import sighted
 from assets.ray_service import route_of
 from infra import settings
 from infra.acceptance import LADDER
 from infra.decisions import Admitted, Decisions, Live, ReleaseRecord, RunPlan
 from infra.errors import Problem
 from infra.platform import Release
+from infra.policy import Admission
 from infra.situation import desired
 from infra.states import digest_of
 from infra.waiting import Progress
@@ -190,6 +192,7 @@ class Clone:
         decisions.want(True, "ann")
         admitted = Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by="ann", at=time.time(), why="the newest at the source")
         decisions.write("admitted", admitted)
+        decisions.write("seen", sighted(decisions.seen, seen, None, Admission(True, admitted.why), time.time()))
         release = desired(decisions, platform, found.spec, found.base, Progress())
         old = decisions.live
         self._accept(decisions, release)

@@ -10,14 +10,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.admission import admit
-from infra.decisions import Admitted, Decisions
+from infra.decisions import Admitted
 from infra.errors import Conflict, Transient
-from infra.local.records import LocalRecords
-from infra.platform import Record
 from infra.waiting import Progress
 from llm_pipeline import revisions, views
-from llm_pipeline.actions import stage
 from tests.assets.clone import Clone
 from tests.doubles.parts import Behaviour, manifest_of
 from tests.doubles.platform import World
@@ -158,14 +154,15 @@ def test_a_refused_one_is_not_tried_again_and_the_next_good_one_is(clone: Clone,
 
 def test_outside_the_hours_it_waits_and_says_until_when(clone: Clone, world: World) -> None:
     """In the record, in `status` and on the page; inside of them the same look admits it, though the source has not moved since."""
-    clone.declare(updates={"hours": closed_now()})
+    hours = closed_now()
+    clone.declare(updates={"hours": hours})
     clone.serve()
     world.source["demo"] = "v2"
     clone.looks()
     row = views.model_row("demo")
 
     assert admitted(clone) == "v1" and (row["revision"], row["newest_revision"], row["state"]) == ("v1", "v2", "serving")
-    assert row["waits"]["why"].startswith(f"v2 waits: outside {closed_now()}") and datetime.fromisoformat(row["waits"]["until"]).timestamp() > time.time()
+    assert row["waits"]["why"].startswith(f"v2 waits: outside {hours}") and datetime.fromisoformat(row["waits"]["until"]).timestamp() > time.time()
     assert page(clone)["admitted"] is False and (observed(clone).tags or {})["dagster/data_version"] == manifest_of("v1").digest
     world.looks.clear()
     clone.declare()
@@ -301,27 +298,22 @@ def test_a_source_that_hangs_never_counts_as_unchanged(clone: Clone, world: Worl
     assert answer is None or (answer.problem and "did not answer within 1 s" in answer.problem.problem.what)
 
 
-class Overtaken(LocalRecords):
-    """Somebody admits another revision right after this one was read."""
-
-    def get(self, owner: str, name: str) -> Record | None:
-        found = super().get(owner, name)
-        if name == "admitted" and found and found.value["revision"] == "v1":
-            self.put(owner, name, found.value | {"revision": "named", "why": "named by a person"}, found.version)
-        return found
-
-
-def test_what_a_person_admits_meanwhile_is_not_overwritten_by_a_look(clone: Clone, world: World) -> None:
-    """The look was judged on what was so before; the next one sees what is."""
+def test_what_a_person_admits_while_a_source_is_asked_is_not_overwritten(clone: Clone, world: World) -> None:
+    """The person may have seen something newer than the glance that came back late: the next look tells."""
     clone.serve()
-    model = stage("demo")
+    clone.looks()
     world.source["demo"] = "v2"
-    seen = model.platform.model_weights.look(model.spec, model.base, Progress(60))
+    (one,) = revisions.wanted()[0]
+    late = revisions.ask(one, Progress(60))
+    world.source["demo"] = "v3"
+    assert clone.up().success
 
     with pytest.raises(Conflict):
-        admit(Decisions(Overtaken(world.home), "demo"), model, seen, by="revisions")
+        revisions.conclude(one, late)
 
-    assert admitted(clone) == "named"
+    assert admitted(clone) == "v3"
+    clone.looks()
+    assert admitted(clone) == "v3" and not clone.tick().run_requests
 
 
 def test_a_person_who_names_an_older_one_is_not_overruled_by_the_next_look(clone: Clone, world: World) -> None:

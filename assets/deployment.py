@@ -11,15 +11,14 @@ from typing import Any
 
 import dagster as dg
 
+from assets.admission import admit, sighted
 from assets.stage import source_kind
 from assets.step import Done, Model, Work, planned, start, told
 from assets.step import page as shown
-from infra import policy
-from infra.decisions import Admitted, Decisions, Pin
-from infra.errors import Blocked
+from infra.decisions import Decisions, Pin
 from infra.situation import desired, newest
 from infra.waiting import Progress
-from infra.weights import Manifest, Seen
+from infra.weights import Seen
 
 
 def build(model: Model) -> dg.Definitions:
@@ -72,9 +71,12 @@ def want(work: Work) -> Done:
         go_back(work.decisions, tags["llm/to"], hold=tags.get("llm/hold") == "true", by=work.run.by)
         admission, note = "a rollback asks no source", ""
     else:
-        seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, tags.get("llm/revision"))
-        admission = admit_seen(work.decisions, seen, by=work.run.by, asked="llm/revision" in tags).why
-        keep_named(work, seen, tags.get("llm/revision"))
+        named = tags.get("llm/revision")
+        seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, named)
+        verdict = admit(work.decisions, work.model, seen, by=work.run.by, asked=named is not None, person=True, stay=stays(work, seen, named))
+        admission = verdict.why
+        if not note and named is None:
+            work.decisions.write("seen", sighted(work.decisions.seen, seen, None, verdict, time.time()))
     work.decisions.want(True, work.run.by, work.run.id)
     lift_mark(work)
     release = planned(work.decisions, work.model, work.run, work.progress)
@@ -97,13 +99,14 @@ def lift_mark(work: Work) -> None:
         work.decisions.unmark(release)
 
 
-def keep_named(work: Work, seen: Seen, revision: str | None) -> None:
-    """A revision that a person named, and that is not the newest one, stays until `unpin`: the next `up` must not go on from it."""
-    if revision is None:
-        return
+def stays(work: Work, seen: Seen, revision: str | None) -> Pin | None:
+    """A revision that a person named, and that is not the newest one, stays until `unpin`: the next `up`, or the next look, must not go on from it."""
+    if revision is None or work.decisions.pin:
+        return None
     newest_one, _ = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress)
-    if newest_one.manifest.digest != seen.manifest.digest:
-        work.decisions.write("pin", Pin(revision=seen.revision, until="unpinned", by=work.run.by, why=f"up --revision {revision}", at=time.time()))
+    if newest_one.manifest.digest == seen.manifest.digest:
+        return None
+    return Pin(revision=seen.revision, until="unpinned", by=work.run.by, why=f"up --revision {revision}", at=time.time())
 
 
 def go_back(decisions: Decisions, release: str, *, hold: bool, by: str) -> None:
@@ -111,34 +114,6 @@ def go_back(decisions: Decisions, release: str, *, hold: bool, by: str) -> None:
     live, old = decisions.live, decisions.pin
     left = live.release if live and live.release != release else old.left if old else None
     decisions.write("pin", Pin(release=release, left=left, until="unpinned" if hold else "newer", by=by, why=f"rolled back from {left}" if left else "rolled back", at=time.time()))
-
-
-def admit_seen(decisions: Decisions, seen: Seen, *, by: str, asked: bool = False) -> policy.Admission:
-    """Writes `admitted` when policy lets the revision through, and ends a rollback's pin when it is newer."""
-    old, pin, known = decisions.admitted, decisions.pin, known_manifests(decisions)
-    verdict = policy.admit(
-        seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known, asked=asked,
-        pin_until=pin.until if pin else None,
-    )  # fmt: skip
-    if asked and pin and not verdict.admitted:
-        raise Blocked(f"{decisions.model} is pinned: {pin.why}", next=f"llm-pipeline unpin {decisions.model}, then the same command again")
-    if verdict.admitted:
-        if verdict.ends_pin:
-            decisions.write("pin", None)
-        if old is None or old.manifest_digest != seen.manifest.digest or old.revision != seen.revision:
-            decisions.write("admitted", Admitted(
-                revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by=by, at=time.time(), why=verdict.why,
-            ))  # fmt: skip
-    return verdict
-
-
-def known_manifests(decisions: Decisions) -> frozenset[str]:
-    """What can not be "newer" than a rollback: it was accepted or left before, or was seen when the pin was written."""
-    pin = decisions.pin
-    return frozenset(
-        Manifest.from_dict(record.manifest).digest for record in decisions.releases().values()
-        if record.accepted or (pin and (record.id == pin.left or record.first_seen <= pin.at))
-    )  # fmt: skip
 
 
 def report_revision(context: Any, work: Work) -> None:

@@ -6,7 +6,7 @@ Records hold decisions and verdicts only. What exists is observed on the platfor
     release/<id>      a release, whole, with its attempts and mark    attempt/<run>  which release that run works on
     pin               stay here                                       claim          whose rollout is under way
     live              which release the router serves                 acts           counter of the loop, and its last verdicts
-    outage            since when nobody answers, in a `recreate`
+    outage            since when nobody answers, in a `recreate`      seen           what the source showed last, or why it did not
 """
 
 from __future__ import annotations
@@ -182,6 +182,26 @@ class Claim(Document):
     worker: str = ""
 
 
+class Sighting(Document):
+    """What a source showed when it was looked at last. Unix seconds.
+
+    at          since when it shows this
+    reachable   whether it answered at the last look, `since` when that is so, and `problem` why not
+    waits       why what it shows is not admitted, and `until` when it may be by itself; None: it is admitted
+    """
+
+    source: str
+    revision: str | None = None
+    manifest: dict[str, Any] | None = None
+    glance: dict[str, str] | None = None
+    at: float = 0.0
+    reachable: bool = True
+    since: float = 0.0
+    problem: Failure | None = None
+    waits: str | None = None
+    until: float | None = None
+
+
 class Outage(Document):
     """Nobody answers since this moment: a rollout took the live release away first. Gone when the next one answers."""
 
@@ -213,7 +233,7 @@ D = TypeVar("D", bound=Document)
 T = TypeVar("T")
 
 KINDS: dict[str, type[Document]] = {
-    "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts,
+    "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts, "seen": Sighting,
 }  # fmt: skip
 
 
@@ -252,6 +272,10 @@ class Decisions:
     @property
     def pin(self) -> Pin | None:
         return self.read(Pin, "pin")
+
+    @property
+    def seen(self) -> Sighting | None:
+        return self.read(Sighting, "seen")
 
     @property
     def live(self) -> Live | None:

@@ -38,7 +38,7 @@ from infra.states import (
     digest_of,
 )
 from infra.waiting import Progress
-from infra.weights import Bad, Manifest, Seen
+from infra.weights import Bad, Glance, Manifest, Seen
 
 Spec = TypeVar("Spec", contravariant=True)
 State = TypeVar("State", covariant=True)
@@ -123,6 +123,9 @@ class ClusterPart(Part[ClusterSpec, ClusterState], Protocol):
 
 class WeightsPart(Part[Release, WeightsState], Protocol):
     """`model_weights`."""
+
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        """Whether the source moved since `last`, for next to nothing; `look` tells what came of it."""
 
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
         """Asks the source what it holds now; `revision` in place of the declared one."""

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from infra.hours import Hours
+
 Action = Literal["in step", "wait", "heal", "redeploy", "give up"]
 
 HEALS_PER_HOUR = 3
 """More often than this something is wrong that another restart won't mend."""
 
 ATTEMPTS = 3
-"""Tries of one release that may fail for reasons that pass; after the last it is marked failed."""
+"""Tries of one release that may fail for reasons that pass; after the last it is marked failed. `updates.attempts` says otherwise."""
 
 BACK_OFF = (60.0, 300.0, 900.0)
 """Seconds to wait after the first, the second, and every later transient failure of one release."""
@@ -44,6 +46,7 @@ class Facts:
     failures         ends of the transient failures of `desired` since its last success or `retry`
     heals            when `live` was healed
     busy             what is under way for this model already
+    attempts         failures after which `desired` is given up
     """
 
     wanted: bool
@@ -59,6 +62,7 @@ class Facts:
     failures: Sequence[float] = ()
     heals: Sequence[float] = ()
     busy: str | None = None
+    attempts: int = ATTEMPTS
 
 
 def decide(facts: Facts) -> Verdict:
@@ -92,7 +96,7 @@ def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
 
 def _bring_up(facts: Facts) -> Verdict:
     """The desired release is not live: try, or wait out the pause after a transient failure."""
-    if len(facts.failures) >= ATTEMPTS:
+    if len(facts.failures) >= facts.attempts:
         return Verdict("give up", f"{facts.desired} failed {len(facts.failures)} times for reasons that might have passed", facts.desired)
     if facts.failures:
         until = facts.failures[-1] + BACK_OFF[min(len(facts.failures), len(BACK_OFF)) - 1]
@@ -105,12 +109,28 @@ def _bring_up(facts: Facts) -> Verdict:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What a model's declaration says about updates. `hours` None: at any time; `min_interval` in seconds."""
+
+    policy: Literal["auto", "approve", "manual"] = "auto"
+    hours: Hours | None = None
+    min_interval: float = 0.0
+
+
+@dataclass(frozen=True)
 class Admission:
-    """Whether what the source shows now may go live. `ends_pin`: it is newer than what a rollback left."""
+    """Whether what the source shows now may go live, and why or why not, for people.
+
+    ends_pin   it is newer than what a rollback left
+    approval   it may come up, and waits for a person before it gets traffic
+    until      when it may be admitted by itself (Unix seconds); None: not by itself, or it is admitted
+    """
 
     admitted: bool
     why: str
     ends_pin: bool = False
+    approval: bool = False
+    until: float | None = None
 
 
 def admit(
@@ -120,21 +140,64 @@ def admit(
     known: frozenset[str] = frozenset(),
     pin_until: str | None = None,
     asked: bool = False,
+    person: bool = False,
+    first: bool = False,
+    mark: str | None = None,
+    rules: Rules = Rules(),
+    last: float | None = None,
+    now: float = 0.0,
 ) -> Admission:
     """Whether the manifest `seen` may replace `admitted`.
 
     known               manifests that were accepted or left before: none of them is "newer"
     pin_until           "newer" (a rollback's pin), "unpinned" (a person's), None: no pin
     asked               a person named this very revision
+    person              a person gave the word, without naming a revision: no hours, no pause, no mark holds it
+    first               nothing of this source was admitted before
+    mark                why automation must leave alone what it would bring up
+    last                when the last rollout began or ended (Unix seconds)
+
+    An older revision than the admitted one is what the source holds now, like any other.
     """
     if pin_until and asked:
         return Admission(False, "pinned, and a named revision does not end that")
     if pin_until == "unpinned":
         return Admission(False, "pinned until `unpin`")
-    if pin_until == "newer":
-        if seen in known:
-            return Admission(False, "pinned by a rollback until something newer appears")
-        return Admission(True, "newer than what the rollback left", ends_pin=True)
-    if seen == admitted:
+    if pin_until == "newer" and seen in known:
+        return Admission(False, "pinned by a rollback until something newer appears")
+    ends_pin = pin_until == "newer"
+    if seen == admitted and not ends_pin:
         return Admission(True, "as admitted before")
-    return Admission(True, "named by a person" if asked else "the newest at the source")
+    if asked:
+        return Admission(True, "named by a person")
+    if rules.policy != "auto" and person and first:
+        return Admission(True, "the first of this source, and a person asked for it", ends_pin)
+    if rules.policy == "manual":
+        return Admission(False, "updates are manual: it waits for a person who names it")
+    if rules.policy == "auto" and person:
+        return Admission(True, _newest(ends_pin), ends_pin)
+    return _by_itself(rules, mark, last, now, ends_pin)
+
+
+def _by_itself(rules: Rules, mark: str | None, last: float | None, now: float, ends_pin: bool) -> Admission:
+    """No person gave the word: marks, the pause between two rollouts and the hours hold."""
+    if mark:
+        return Admission(False, f"it was tried before: {mark}")
+    rested = last + rules.min_interval if last is not None and last <= now else now  # what lies ahead was written before the clock was set back
+    opens = rules.hours.opens_after(max(now, rested)) if rules.hours else None
+    if rules.hours and opens is not None:
+        return Admission(False, f"outside {rules.hours.text}; next at {rules.hours.told(opens)}", until=opens)
+    if rested > now:
+        return Admission(False, f"the last rollout was less than {_told(rules.min_interval)} ago", until=rested)
+    return Admission(True, "it comes up and waits for approval" if rules.policy == "approve" else _newest(ends_pin), ends_pin, approval=rules.policy == "approve")
+
+
+def _newest(ends_pin: bool) -> str:
+    return "newer than what the rollback left" if ends_pin else "the newest at the source"
+
+
+def _told(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

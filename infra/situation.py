@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord
+from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord, Sighting
 from infra.errors import ConfigError, PipelineError, Problem, Transient
 from infra.platform import Platform, Release
-from infra.policy import Facts
+from infra.policy import ATTEMPTS, Facts
 from infra.specs import ModelSpec
 from infra.states import EndpointState, Route, ServiceState
 from infra.waiting import Progress
@@ -69,6 +69,7 @@ class Situation:
     pin: Pin | None
     admitted: Admitted | None
     claim: Claim | None
+    sighting: Sighting | None = None
 
     @property
     def wanted(self) -> bool:
@@ -99,7 +100,7 @@ def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> 
         model, decisions.deployment, release, unknown, decisions.release(release.id) if release else None,
         live, live_doc.since if live_doc else None, service, service_unknown,
         tuple(state for state in running if not live or state.release != live.release.name),
-        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()),
+        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()), decisions.seen,
     )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ def facts(seen: Situation, *, busy: str | None, now: float) -> Facts:
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
         failures=failures, heals=seen.live.heals if seen.live else (), busy=busy,
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS,
     )  # fmt: skip
 
 

@@ -28,6 +28,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from infra import hours as opening
+
 Group = Literal["identity", "release", "source", "in_place", "acceptance", "policy"]
 Platform = Literal["local", "kubernetes", "aws"]
 
@@ -107,6 +109,26 @@ def _sensible_size(value: int) -> int:
     if not 2**20 <= value <= 2**50:
         raise wrong(f"{value} bytes can not be meant; write the unit, for example '4Gi' (allowed: 1Mi to 1024Ti)")
     return value
+
+
+SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _seconds(value: object) -> object:
+    """'2h' -> 7200. What is no text is left to the field's own type."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]{1,6})(s|m|h|d)", value)
+    if not found:
+        raise wrong("must be a time such as '90s', '30m', '2h' or '7d', or a whole number of seconds")
+    return int(found[1]) * SPANS[found[2]]
+
+
+def _hours(value: str) -> str:
+    try:
+        return opening.parse(value).text
+    except ValueError as error:
+        raise wrong(str(error)) from None
 
 
 def _cores(value: object) -> object:
@@ -197,6 +219,8 @@ CHECK = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*:[A-Za-z0-9_]+"
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Template = Annotated[str, Field(min_length=1, max_length=65_536)]
 Size = Annotated[int, BeforeValidator(_bytes), AfterValidator(_sensible_size)]
+Span = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=366 * 86_400)]
+Hours = Annotated[Text, AfterValidator(_hours)]
 Cores = Annotated[float, BeforeValidator(_cores), Field(gt=0, le=1024)]
 Regex = Annotated[Text, AfterValidator(_regex)]
 Weights = Annotated[str, AfterValidator(_weights)]
@@ -321,6 +345,20 @@ class ReleaseRules(Spec):
     )
 
 
+class Updates(Spec):
+    """When something new at the source goes live."""
+
+    policy: Literal["auto", "approve", "manual"] = says(
+        "policy",
+        "auto (default: the source was named to be followed): the newest goes live by itself. approve, manual: it is shown and waits for `up --revision`.",
+        "auto",
+    )
+    hours: Hours | None = says("policy", "When it may go live by itself: 'Mon-Fri 09:00-17:00 Europe/Berlin'. Null: at any time.", None)
+    min_interval: Span = says("policy", "Seconds, or '2h', from one rollout to the next that happens by itself. Default 0: no pause.", 0)
+    attempts: int = says("policy", "Tries of a release that fails for reasons that may pass; then it is marked failed. Default 3: over six minutes.", 3, ge=1, le=20)
+    approve_within: Span = says("policy", "Seconds, or '24h', that a candidate will wait for approval. Default a day: somebody looks once a day.", 86_400)
+
+
 class ModelSpec(Spec):
     """A deployment that somebody wants."""
 
@@ -338,6 +376,7 @@ class ModelSpec(Spec):
     replicas: Replicas = says("in_place", "How many copies serve.", Replicas())
     acceptance: Acceptance = says("acceptance", "What a candidate has to pass.", Acceptance())
     release: ReleaseRules = says("in_place", "How a new release takes over.", ReleaseRules())
+    updates: Updates = says("policy", "When something new at the source goes live.", Updates())
     owners: Owners = says("in_place", "Who answers for it: 'team:<name>' or e-mail addresses. Empty: nobody said.", ())
     description: Text | None = says("in_place", "One sentence for people. Null: made from the other fields.", None)
     tags: dict[TagName, TagValue] = says("in_place", "Tags of its assets in Dagster. Empty: none.", {})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from assets.deployment import known_manifests
+from assets.admission import judge
 from assets.ray_service import outage_seconds, strategy
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_TIMEOUT, TAG_WHY, Model
 from infra import policy
@@ -128,12 +128,10 @@ def consider(model: Model, revision: str | None = None, *, retry: bool = False) 
     decisions = Decisions(here.records, model.name)
     source, note = newest(decisions, here, model.spec, model.base, Progress(120), revision)
     seen = look(here, model.name, model.spec, model.base)
-    pin, admitted = decisions.pin, decisions.admitted
-    verdict = policy.admit(
-        source.manifest.digest, admitted=admitted.manifest_digest if admitted else None, known=known_manifests(decisions), pin_until=pin.until if pin else None,
-        asked=revision is not None,
-    )  # fmt: skip
+    pin, verdict = decisions.pin, judge(decisions, model, source, asked=revision is not None, person=True)
     notes = [note] if note else []
+    if not pin and not verdict.admitted:
+        notes.append(f"{source.revision[:12]} is not taken: {verdict.why}; llm-pipeline up {model.name} --revision {source.revision}")
     if revision and pin and not verdict.admitted:
         return Wish(model, seen, None, unchanged=False, refusal=Problem(f"{model.name} is pinned: {pin.why}", next=f"llm-pipeline unpin {model.name}, then the same command again"))
     if pin and not verdict.ends_pin:

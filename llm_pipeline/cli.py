@@ -18,13 +18,13 @@ from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
-from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, screens, views
+from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, revisions, screens, views
 from llm_pipeline.runs import Dagster
 
 app = typer.Typer(
     name="llm-pipeline", no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The whole life of self-hosted LLMs: bring one up, talk to it, change it, take it down.\n\nExample: llm-pipeline up demo; llm-pipeline chat demo 'What is a release?'",
+    help="The life of self-hosted LLMs: bring one up, talk to it, change it, end it.\n\nExample: llm-pipeline up demo; llm-pipeline chat demo 'What is a release?'",
 )  # fmt: skip
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="Models; none: every one that is wanted.")]
@@ -125,6 +125,21 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
     """Follow the declaration again."""
     run = actions.pin(Dagster(load()), model, None, lambda *_: None, remove=True, timeout=timeout)
     screens.pinned(model, run, as_json=as_json)
+
+
+@app.command(rich_help_panel=LIFE)
+def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
+    """Look now whether the source of a model has something new."""
+    dagster = Dagster(load())
+    news = revisions.notify(actions.stage(model), timeout)
+    if news.new:
+        dagster.instance.report_runless_asset_event(revisions.event(news))
+    found = revisions.describe(news)
+    if as_json:
+        console.document(found)
+    else:
+        screens.notified(found, revisions.told(news))
+    raise typer.Exit(1 if news.sighting.problem else 0)
 
 
 # ---------------------------------------------------------------- look

@@ -56,7 +56,7 @@ def status(found: dict[str, Any]) -> None:
     rows = []
     for row in found["models"]:
         facts = [row["release"] or "", console.ago(views.since(row)) if row["state"] == "serving" else "", f"{row['in_flight']} in flight" if row["in_flight"] is not None else ""]
-        told = row["problem"]["what"] if row["problem"] else row["waits"]["why"] if row["waits"] else ""
+        told = row["problem"]["what"] if row["problem"] else row["waits"]["why"] if row["waits"] else unreached(row["source"])
         rows.append((row["model"], console.state(row["state"]), "  ".join(f for f in facts if f), told))
     console.table(rows) if rows else console.line("no model is declared: add assets/models/<name>/defs.yaml")
     for row in found["clusters"]:
@@ -81,6 +81,23 @@ def status(found: dict[str, Any]) -> None:
         console.following(f"llm-pipeline chat {serving}")
     else:
         console.following("llm-pipeline up")
+
+
+def unreached(source: dict[str, Any] | None) -> str:
+    """That a source does not answer, and since when; empty when it does."""
+    return f"its source is not reached since {source['since']}: {source['problem']}" if source and not source["reachable"] else ""
+
+
+def notified(found: dict[str, Any], told: str) -> None:
+    """What `notify` saw, and what follows from it."""
+    problem, model = found["source"]["problem"], found["model"]
+    if problem:
+        console.card(Problem(**problem))
+        return
+    console.line(f"{model}: {told}", "busy" if found["waits"] else "good")
+    rows = [("to fetch", console.size(found["bytes"])), ("until", (found["waits"] or {}).get("until") or ""), ("link", found["link"] or "")]
+    console.table([row for row in rows if row[1]], styles=("quiet",)) if found["before"] != found["revision"] else None
+    console.following(f"llm-pipeline up {model} --revision {found['revision']}" if found["waits"] else f"llm-pipeline status {model}")
 
 
 def diff(found: dict[str, Any]) -> None:

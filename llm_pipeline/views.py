@@ -139,11 +139,12 @@ def row_of(seen: Situation, platform: Platform, found: Declared[ModelSpec] | Non
         "state": word, "problem": problem.as_dict() if problem else None,
         "release": live.id if live and seen.wanted else None,
         "candidate": next((state.release.rsplit("-", 1)[-1] for state in seen.others if state.phase != "dead"), None),
-        "revision": live.revision if live else None, "newest_revision": seen.admitted.revision if seen.admitted else None,
+        "revision": live.revision if live else None, "newest_revision": newest_of(seen),
         "pinned": {"release": pin.release, "revision": pin.revision, "until": pin.until, "by": pin.by, "why": pin.why} if pin else None,
         "declared": found is not None, "since": utc(seen.live_since if seen.serves else seen.deployment.since if seen.deployment and seen.wanted else None),
         "in_flight": platform.endpoint.in_flight(live.release.name) if live else None, "replicas": {"ready": live.release.spec.replicas.min if seen.serves and live else 0, "wanted": found.spec.replicas.min if found else None},
-        "endpoint": platform.endpoint.url(seen.model) if seen.wanted else None, "via": "router" if platform.endpoint.counts else "service", "waits": waits_for(chain) if word == "starting" else None, "source": None, "asleep": None,
+        "endpoint": platform.endpoint.url(seen.model) if seen.wanted else None, "via": "router" if platform.endpoint.counts else "service",
+        "waits": (waits_for(chain) if word == "starting" else None) or held(seen), "source": source_of(seen), "asleep": None,
         "usd_per_hour": 0.0, "chain": links_of(chain),
     }  # fmt: skip
 
@@ -163,6 +164,27 @@ def waits_for(chain: Chain | None) -> dict[str, str | None] | None:
     """What a start is waiting for, as far as its objects show."""
     link = chain.broken if chain else None
     return {"why": f"{link.name}: {link.why}", "until": None} if link else None
+
+
+def newest_of(seen: Situation) -> str | None:
+    """What the source showed last; before the first look what was admitted."""
+    return (seen.sighting.revision if seen.sighting else None) or (seen.admitted.revision if seen.admitted else None)
+
+
+def held(seen: Situation) -> dict[str, str | None] | None:
+    """Why what the source shows is not rolled out, as it was stored. None: it is, or nobody wants the model."""
+    found = seen.sighting
+    if not seen.wanted or found is None or found.waits is None or (seen.live and seen.live.revision == found.revision):
+        return None
+    return {"why": f"{(found.revision or '')[:12]} waits: {found.waits}", "until": utc(found.until)}
+
+
+def source_of(seen: Situation) -> dict[str, Any] | None:
+    """Whether the source answered when it was looked at last, and since when that is so."""
+    found = seen.sighting
+    if not seen.wanted or found is None:
+        return None
+    return {"reachable": found.reachable, "since": utc(found.since), "problem": found.problem.what if found.problem else None}
 
 
 def broken_row(name: str, problem: Problem) -> dict[str, Any]:

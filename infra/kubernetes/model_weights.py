@@ -30,7 +30,7 @@ from infra.platform import ImagePart, Release
 from infra.specs import ModelSpec
 from infra.states import WeightsState
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Facts, Manifest, Seen, Store
+from infra.weights import Access, Bad, Facts, Glance, Manifest, Seen, Store
 
 TRUST = 3600.0
 """Seconds for which a verification is believed: `up` asks twice, and reading fifteen gigabytes over a network is minutes each time."""
@@ -58,11 +58,11 @@ class KubernetesWeights:
 
     # ------------------------------------------------ the verbs
 
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
+
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
-        declared = weights.parse(spec.weights, base)
-        if revision:
-            declared = declared.at(revision)
-        return self._open(declared.uri, base, allow_pickle=spec.allow_pickle).look(progress)
+        return weights.look(weights.parse(spec.weights, base), self._access, progress, revision, allow_pickle=spec.allow_pickle)
 
     def observe(self, release: Release) -> WeightsState | None:
         """The claim, when its every byte was verified once. Reads no file."""

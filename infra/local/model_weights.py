@@ -17,7 +17,7 @@ from infra.settings import Settings
 from infra.specs import ModelSpec
 from infra.states import Held, WeightsState
 from infra.waiting import Progress
-from infra.weights import Access, Bad, Facts, Seen, Store, Stored, sweep
+from infra.weights import Access, Bad, Facts, Glance, Seen, Store, Stored, sweep
 
 
 class LocalWeights:
@@ -49,11 +49,11 @@ class LocalWeights:
     def delete(self, release: Release, progress: Progress) -> None:
         self.store.remove(release.manifest)
 
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        return self._open(spec.weights, base, allow_pickle=spec.allow_pickle).glance(last, progress)
+
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
-        declared = weights.parse(spec.weights, base)
-        if revision:
-            declared = declared.at(revision)
-        return self._open(declared.uri, base, allow_pickle=spec.allow_pickle).look(progress)
+        return weights.look(weights.parse(spec.weights, base), self._access, progress, revision, allow_pickle=spec.allow_pickle)
 
     def verify(self, release: Release, progress: Progress) -> tuple[Bad, ...]:
         return self.store.verify(release.manifest, progress)

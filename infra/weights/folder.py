@@ -10,8 +10,10 @@ Files are copied into the store, never linked: the user may change them in place
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +26,7 @@ from infra.settings import private
 from infra.waiting import Progress, Transfer
 from infra.weights.declared import Declared
 from infra.weights.digest import BLOCK, Tick, sha256
+from infra.weights.glance import Glance
 from infra.weights.manifest import File, Manifest, Seen, select
 from infra.weights.parallel import Stopped, each, pause
 from infra.weights.source import Access
@@ -56,6 +59,10 @@ class Folder:
     @property
     def uri(self) -> str:
         return self.declared.uri
+
+    def glance(self, last: Glance | None, progress: Progress) -> Glance:
+        rows = [[mark.path, *_row(mark)] for mark in self._needed(self._scan())]
+        return Glance(f"{self.uri} {self.root} pickle={self.allow_pickle}", hashlib.sha256(json.dumps(rows).encode()).hexdigest())
 
     def look(self, progress: Progress) -> Seen:
         for _ in range(SCANS):
@@ -129,8 +136,8 @@ class Folder:
         return real
 
     def _read(self, marks: tuple[Mark, ...], progress: Progress) -> Manifest | None:
-        """None: a file vanished while it was read."""
-        known = _Known(self.access.scans, self.root)
+        """None: a file vanished while it was read. What was read before the deadline is remembered: the next look goes on from there."""
+        known, read = _Known(self.access.scans, self.root), dict[Mark, File]()
         total, begun, done = sum(m.size for m in marks), time.monotonic(), [0]
 
         def digest(mark: Mark, stop: Event) -> File:
@@ -139,7 +146,8 @@ class Folder:
                 if stop.is_set():
                     raise Stopped
 
-            return File(mark.path, mark.size, "sha256:" + (known.get(mark) or sha256(self._inside(self.root / mark.path), tick)))
+            read[mark] = File(mark.path, mark.size, "sha256:" + (known.get(mark) or sha256(self._inside(self.root / mark.path), tick)))
+            return read[mark]
 
         def tell() -> None:
             rate = done[0] / max(1e-3, time.monotonic() - begun)
@@ -151,7 +159,8 @@ class Folder:
             return None
         except PermissionError as error:
             raise _locked(self.uri, error) from error
-        known.keep(dict(zip(marks, files, strict=True)))
+        finally:
+            known.keep(marks, dict(read))
         return Manifest(tuple(files))
 
     def _moved(self, file: File) -> Transient:
@@ -170,24 +179,35 @@ class _Known:
 
     def __init__(self, path: Path | None, root: Path) -> None:
         self.path, self.root = path, str(root)
-        self.all: dict[str, dict[str, list[object]]] = {}
-        with suppress(OSError, ValueError):
-            self.all = json.loads(path.read_text()) if path else {}
-        self.mine = self.all.get(self.root, {})
+        self.mine = self._all().get(self.root, {})
 
     def get(self, mark: Mark) -> str | None:
         *same, value = self.mine.get(mark.path, [None])
         return str(value) if same == _row(mark) else None
 
-    def keep(self, found: dict[Mark, File]) -> None:
-        rows: dict[str, list[object]] = {mark.path: [*_row(mark), file.sha256] for mark, file in found.items()}
+    def keep(self, marks: tuple[Mark, ...], found: dict[Mark, File]) -> None:
+        """What was found of these files; of those that were not come to, what was known before."""
+        names = {mark.path for mark in marks}
+        rows: dict[str, list[object]] = {path: row for path, row in self.mine.items() if path in names}
+        rows |= {mark.path: [*_row(mark), file.sha256] for mark, file in found.items()}
         if self.path is None or rows == self.mine:
             return
-        with suppress(OSError):  # a full disk costs the next look a second reading, and no more
+        with _ALONE, suppress(OSError):  # a full disk costs the next look a second reading, and no more
             beside = private(self.path.parent) / f"{self.path.name}.{os.getpid()}"
             beside.touch(mode=0o600)
-            beside.write_text(json.dumps(self.all | {self.root: rows}))
+            beside.write_text(json.dumps(self._all() | {self.root: rows}))
             beside.replace(self.path)
+
+    def _all(self) -> dict[str, dict[str, list[object]]]:
+        """As it is written now."""
+        found: dict[str, dict[str, list[object]]] = {}
+        with suppress(OSError, ValueError):
+            found = json.loads(self.path.read_text()) if self.path else {}
+        return found
+
+
+_ALONE = threading.Lock()
+"""Several folders of this process may be looked at at once."""
 
 
 def _locked(uri: str, error: OSError) -> Denied:

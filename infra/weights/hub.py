@@ -25,9 +25,10 @@ from urllib.parse import quote
 from infra.errors import Blocked, ConfigError, Transient
 from infra.loopback import here
 from infra.waiting import Progress
-from infra.weights import hub_errors
+from infra.weights import hub_errors, hub_glance
 from infra.weights.declared import Declared
 from infra.weights.digest import Tick
+from infra.weights.glance import RESTS, Glance
 from infra.weights.manifest import File, Manifest, Seen, select
 from infra.weights.parallel import aside, pause
 from infra.weights.source import Access
@@ -59,6 +60,14 @@ class Hub:
     def uri(self) -> str:
         return self.declared.uri
 
+    def glance(self, last: Glance | None, progress: Progress) -> Glance:
+        of = f"{self.access.hf_endpoint} {self.uri} pickle={self.allow_pickle}"
+        if self.declared.fixed:
+            return Glance(of, str(self.declared.revision))
+        self._online()
+        progress.phase("weights", f"asking the Hub which commit {self.uri} is at")
+        return hub_glance.ask(self._asked(), self.access.token, of, last)
+
     def look(self, progress: Progress) -> Seen:
         self._online()
         progress.phase("weights", f"asking the Hub for {self.uri}")
@@ -68,6 +77,8 @@ class Hub:
             except Transient as error:
                 wait = LOOK_PAUSE * attempt if error.retry_after is None else error.retry_after
                 if attempt == LOOKS or wait > PATIENCE:
+                    if error.retry_after is not None:
+                        RESTS.ask_for(self.access.hf_endpoint, error.retry_after)
                     raise
                 progress.phase("weights", f"{error.problem.what}; asking again in {wait:.0f} s")
                 pause(wait, progress)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from infra.errors import Blocked, ConfigError, Denied, Permanent, PipelineError,
 from infra.waiting import Progress
 from infra.weights.declared import Declared
 from infra.weights.digest import Tick, md5
+from infra.weights.glance import Glance
 from infra.weights.manifest import File, Manifest, Seen, select
 from infra.weights.parallel import aside
 from infra.weights.source import Access
@@ -42,6 +43,11 @@ class Bucket:
     @property
     def uri(self) -> str:
         return self.declared.uri
+
+    def glance(self, last: Glance | None, progress: Progress) -> Glance:
+        """The listing is cheap enough to be the glance itself, and its hash is the revision."""
+        of = f"{self.access.aws_variables.get('AWS_ENDPOINT_URL', '')} {self.uri} pickle={self.allow_pickle}"
+        return Glance(of, self.look(progress).revision)
 
     def look(self, progress: Progress) -> Seen:
         if self.access.offline:
@@ -97,22 +103,7 @@ class Bucket:
 
     @cached_property
     def _client(self) -> Any:
-        import boto3  # type: ignore[import-untyped,unused-ignore]
-        from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
-
-        names = self.access.aws_variables
-        session = boto3.session.Session(
-            aws_access_key_id=names.get("AWS_ACCESS_KEY_ID"),
-            aws_secret_access_key=names.get("AWS_SECRET_ACCESS_KEY"),
-            aws_session_token=names.get("AWS_SESSION_TOKEN"),
-            region_name=names.get("AWS_REGION") or names.get("AWS_DEFAULT_REGION"),
-            profile_name=None if names.get("AWS_ACCESS_KEY_ID") else names.get("AWS_PROFILE"),
-        )
-        # Two quick tries are botocore's; all longer patience is the store's, which can be stopped.
-        config = Config(
-            connect_timeout=CONNECT_SECONDS, read_timeout=self.access.stall_seconds, retries={"total_max_attempts": 2, "mode": "standard"}
-        )
-        return session.client("s3", endpoint_url=names.get("AWS_ENDPOINT_URL_S3") or names.get("AWS_ENDPOINT_URL"), config=config)
+        return _connected(tuple(sorted(self.access.aws_variables.items())), self.access.stall_seconds)
 
     @contextmanager
     def _mapped(self, path: str | None) -> Iterator[None]:
@@ -122,9 +113,35 @@ class Bucket:
         try:
             yield
         except ClientError as error:
-            raise refusal(self.uri, path, error.response) from error
+            raise _afresh(refusal(self.uri, path, error.response)) from error
         except BotoCoreError as error:
-            raise broken(self.uri, path, error) from error
+            raise _afresh(broken(self.uri, path, error)) from error
+
+
+@cache
+def _connected(variables: tuple[tuple[str, str], ...], stall_seconds: float) -> Any:
+    """One client for all models of an account: to make one takes longer than to ask."""
+    import boto3  # type: ignore[import-untyped,unused-ignore]
+    from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
+
+    names = dict(variables)
+    session = boto3.session.Session(
+        aws_access_key_id=names.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=names.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=names.get("AWS_SESSION_TOKEN"),
+        region_name=names.get("AWS_REGION") or names.get("AWS_DEFAULT_REGION"),
+        profile_name=None if names.get("AWS_ACCESS_KEY_ID") else names.get("AWS_PROFILE"),
+    )
+    # Two quick tries are botocore's; all longer patience is the store's, which can be stopped.
+    config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=stall_seconds, retries={"total_max_attempts": 2, "mode": "standard"})
+    return session.client("s3", endpoint_url=names.get("AWS_ENDPOINT_URL_S3") or names.get("AWS_ENDPOINT_URL"), config=config)
+
+
+def _afresh(error: PipelineError) -> PipelineError:
+    """Who was denied once makes a client anew the next time: somebody may have written other keys into a file meanwhile."""
+    if isinstance(error, Denied):
+        _connected.cache_clear()
+    return error
 
 
 def refusal(uri: str, path: str | None, response: Mapping[str, Any]) -> PipelineError:

@@ -17,6 +17,7 @@ from infra.errors import ConfigError
 from infra.waiting import Progress
 from infra.weights.declared import Declared
 from infra.weights.digest import Tick
+from infra.weights.glance import Glance
 from infra.weights.manifest import File, Seen
 
 
@@ -26,6 +27,12 @@ class Source(Protocol):
     @property
     def uri(self) -> str:
         """As declared."""
+
+    def glance(self, last: Glance | None, progress: Progress) -> Glance:
+        """Whether anything moved since `last`, for next to nothing. What moved may still be the same to an engine: `look` tells.
+
+        Raises as `look` does. One try: whoever looks regularly looks again.
+        """
 
     def look(self, progress: Progress) -> Seen:
         """What the source holds now: which revision, and the files of it that an engine needs. Fetches none of them.
@@ -89,6 +96,27 @@ def _hidden(value: str | SecretStr) -> SecretStr:
 
 def _clear(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def look(declared: Declared, access: Access, progress: Progress, revision: str | None = None, *, allow_pickle: bool = False) -> Seen:
+    """What a source holds; `revision` in place of the declared one.
+
+    A folder or a prefix has only what lies there now: its revision, or how that begins, may be said, to take just this and nothing newer.
+    """
+    if revision and declared.scheme == "hf":
+        declared = declared.at(revision)
+    seen = open_source(declared, access, allow_pickle).look(progress)
+    if revision and declared.scheme != "hf" and not (len(revision) >= SHORTEST and seen.revision.startswith(revision)):
+        raise ConfigError(
+            f"{declared} holds the revision {seen.revision[:12]}, not {revision}",
+            why="a folder or a prefix has no earlier revisions: only what lies there now can be taken",
+            next="declare the path where that revision lies, or leave the revision away",
+        )
+    return seen
+
+
+SHORTEST = 7
+"""Letters of a revision that name it, at least."""
 
 
 def open_source(declared: Declared, access: Access, allow_pickle: bool = False) -> Source:

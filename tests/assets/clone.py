@@ -22,16 +22,18 @@ from dagster._core.execution.api import execute_run
 
 import infra.local
 from assets import collect, pins, teardown
+from assets.admission import sighted
 from assets.ray_service import route_of
 from infra import settings
 from infra.acceptance import LADDER
 from infra.decisions import Admitted, Decisions, Live, ReleaseRecord, RunPlan
 from infra.errors import Problem
 from infra.platform import Release
+from infra.policy import Admission
 from infra.situation import desired
 from infra.states import digest_of
 from infra.waiting import Progress
-from llm_pipeline import automation, components
+from llm_pipeline import automation, components, revisions
 from llm_pipeline.actions import CHAIN
 from llm_pipeline.automation import ROLLOUT
 from llm_pipeline.runs import problem_of
@@ -155,7 +157,7 @@ class Clone:
             self._defs = dg.Definitions.merge(
                 *(components.build_cluster(found) for found in everything.clusters.values()),
                 *(components.build_model(found, everything) for found in everything.models.values()),
-                teardown.build(clusters), pins.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), dg.Definitions(executor=dg.in_process_executor),
+                teardown.build(clusters), pins.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), revisions.build(), dg.Definitions(executor=dg.in_process_executor),
             )  # fmt: skip
         return self._defs
 
@@ -190,6 +192,7 @@ class Clone:
         decisions.want(True, "ann")
         admitted = Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by="ann", at=time.time(), why="the newest at the source")
         decisions.write("admitted", admitted)
+        decisions.write("seen", sighted(decisions.seen, seen, None, Admission(True, admitted.why), time.time()))
         release = desired(decisions, platform, found.spec, found.base, Progress())
         old = decisions.live
         self._accept(decisions, release)
@@ -266,6 +269,15 @@ class Clone:
         with dg.build_sensor_context(instance=self.instance, cursor=cursor) as context:
             result = self.defs.resolve_sensor_def("reconcile")(context)
         assert isinstance(result, dg.SensorResult)
+        return result
+
+    def looks(self) -> dg.SensorResult:
+        """One look at the sources. What it observed is stored, as a daemon does."""
+        with dg.build_sensor_context(instance=self.instance) as context:
+            result = self.defs.resolve_sensor_def("revisions")(context)
+        assert isinstance(result, dg.SensorResult)
+        for one in result.asset_events:
+            self.instance.report_runless_asset_event(one)  # type: ignore[arg-type]
         return result
 
     def obey(self, request: dg.RunRequest) -> Ran:

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "declaring.md"
 KINDS: dict[str, type[Spec]] = {"ModelSpec": ModelSpec, "ClusterSpec": ClusterSpec}
 PLACE = re.compile(r"(<!-- table (?P<kind>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-SIZES = {"resources.memory", "resources.ephemeral_storage"}
+UNITS = {"resources.memory": "size", "resources.ephemeral_storage": "size", "updates.min_interval": "time", "updates.approve_within": "time"}
 """Keys that also take a unit, which a JSON schema does not tell."""
 
 FILLED_IN = {"name": "the folder's name", "served_name": "the model's name"}
@@ -31,7 +31,7 @@ def table(kind: type[Spec]) -> str:
     """One row per key, in the order of the spec; keys inside of a block follow it."""
     properties = _properties(kind)
     rows = [
-        f"| `{'.'.join(path)}` | {'size' if '.'.join(path) in SIZES else allowed(properties['.'.join(path)])} | {default(path, info)} | {belongs(info)} | {_plain(info.description)} |"
+        f"| `{'.'.join(path)}` | {UNITS.get('.'.join(path)) or allowed(properties['.'.join(path)])} | {default(path, info)} | {belongs(info)} | {_plain(info.description)} |"
         for path, info in fields(kind)
     ]
     return "\n".join(["| key | value | default | group | meaning |", "|---|---|---|---|---|", *rows, ""])

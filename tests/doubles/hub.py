@@ -1,7 +1,7 @@
 """A Hub on loopback, as huggingface-hub 2.4 and a browser of files know it; strict, with faults to switch on.
 
 Two servers: the Hub, and the host that large (LFS) files are redirected to. Answers follow the Hub's documented behaviour: model info
-with blobs, the tree in pages with a Link header, resolve with X-Repo-Commit, ETag, X-Linked-Etag and X-Linked-Size, ranges, and
+with blobs (or of what `expand` names, which alone keeps its ETag while others download), the tree in pages with a Link header, resolve with X-Repo-Commit, ETag, X-Linked-Etag and X-Linked-Size, ranges, and
 X-Error-Code for what is refused. Whatever is asked that a Hub does not know is answered with 404 and kept in `unexpected`.
 
     with Hub() as hub:
@@ -66,6 +66,7 @@ class Request:
     path: str
     range: str | None
     authorised: bool
+    if_none_match: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Hub:
         self.tokens: set[str] = set()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.answers: list[int] = []
         self.unexpected: list[str] = []
         self.sent = 0
         self.spans: list[Span] = []
@@ -266,7 +268,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.hub.requests.append(
-            Request(self.server.name, self.command, urlsplit(self.path).path, self.headers.get("Range"), "Authorization" in self.headers)
+            Request(
+                self.server.name, self.command, urlsplit(self.path).path, self.headers.get("Range"), "Authorization" in self.headers, self.headers.get("If-None-Match"),
+            )
         )
         path = unquote(urlsplit(self.path).path)
         if self.server.name == "cdn":
@@ -301,7 +305,10 @@ class _Handler(BaseHTTPRequestHandler):
         return call(name, commit, match)
 
     def _info(self, name: str, commit: Commit, match: re.Match[str]) -> None:
-        blobs = "blobs" in parse_qs(urlsplit(self.path).query)
+        query = parse_qs(urlsplit(self.path).query)
+        if expand := query.get("expand"):
+            return self._expanded(commit, expand)
+        blobs = "blobs" in query
         siblings = [{"rfilename": path} | (_sibling(content, path) if blobs else {}) for path, content in sorted(commit.files.items())]
         body = {
             "_id": "0",
@@ -312,8 +319,23 @@ class _Handler(BaseHTTPRequestHandler):
             "private": False,
             "gated": False,
             "tags": [],
+            "downloads": len(self.hub.requests),
         }
-        self._json(body, {"X-Repo-Commit": commit.sha})
+        self._conditional(body, {"X-Repo-Commit": commit.sha})
+
+    def _expanded(self, commit: Commit, expand: list[str]) -> None:
+        """Only what was asked for; what a Hub does not know is refused, not left out."""
+        if expand != ["sha"]:
+            self.hub.unexpected.append(f"expand={expand}")
+            return self._refuse(400, None, "Invalid option")
+        return self._conditional({"_id": "0", "id": "org/x", "sha": commit.sha}, {})
+
+    def _conditional(self, body: object, headers: dict[str, str]) -> None:
+        """With a weak ETag over the answer; 304 to who has it already."""
+        tag = f'W/"{hashlib.sha1(json.dumps(body).encode()).hexdigest()[:20]}"'
+        if self.headers.get("If-None-Match") == tag:
+            return self._send(304, b"", {"ETag": tag})
+        return self._json(body, headers | {"ETag": tag})
 
     def _tree(self, name: str, commit: Commit, match: re.Match[str]) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -407,6 +429,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
+        self.hub.answers.append(status)
         for key, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(key, value)
         self.end_headers()

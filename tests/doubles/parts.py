@@ -18,7 +18,7 @@ from infra.platform import Release, Sharer
 from infra.specs import ClusterSpec, ModelSpec
 from infra.states import Capacity, ClusterState, Condition, EndpointState, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
 from infra.waiting import Progress
-from infra.weights import Bad, Facts, File, Manifest, Seen
+from infra.weights import Bad, Facts, File, Glance, Manifest, Seen
 from tests.doubles.candidates import Candidate, Router, port_of
 from tests.doubles.engine import Engine, Script
 
@@ -127,7 +127,15 @@ class Weights:
     def __init__(self, world: World) -> None:
         self.world = world
 
+    def glance(self, spec: ModelSpec, base: Path, last: Glance | None, progress: Progress) -> Glance:
+        self.world.looks.append(("glance", spec.name))
+        self.world.on_look(spec.name)
+        if self.world.source_error:
+            raise self.world.source_error
+        return Glance(spec.weights, self.world.source.get(spec.name, "v1"))
+
     def look(self, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> Seen:
+        self.world.looks.append(("look", spec.name))
         if self.world.source_error:
             raise self.world.source_error
         word = revision or self.world.source.get(spec.name, "v1")

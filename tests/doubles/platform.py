@@ -28,6 +28,8 @@ class World:
     """What exists, and the switches.
 
     source          per model: the revision that its source holds now
+    looks           glances and looks at sources, in order, with the model
+    on_look         called at every glance, with the model; what it raises comes out there
     behave          per revision: how its candidate answers
     start_errors    raised by the next starts, one each
     never_ready     a start waits for ever (its wait obeys the deadline and a withdrawal)
@@ -58,6 +60,8 @@ class World:
         self.identity: dict[str, str] | None = None
         self.unfit: PipelineError | None = None
         self.source: dict[str, str] = {}
+        self.looks: list[tuple[str, str]] = []
+        self.on_look: Callable[[str], object] = lambda _: None
         self.behave: dict[str, Behaviour] = {}
         self.start_errors: list[PipelineError] = []
         self.never_ready = False

@@ -50,6 +50,9 @@ SCENARIOS = [
     ("edited, failed twice, long ago", {"desired": B, "failures": [NOW - 999, NOW - 301], **WELL}, "redeploy", "->"),
     ("edited, failed three times", {"desired": B, "failures": [1, 2, 3], **WELL}, "give up", "3 times"),
     ("first release, failed three times", {"desired": B, "failures": [1, 2, 3]}, "give up", "3 times"),
+    ("edited, failed three times of five", {"desired": B, "failures": [1, 2, 3], "attempts": 5, **WELL}, "redeploy", "->"),
+    ("edited, failed five times of five", {"desired": B, "failures": [1, 2, 3, 4, 5], "attempts": 5, **WELL}, "give up", "5 times"),
+    ("edited, failed once of one", {"desired": B, "failures": [1], "attempts": 1, **WELL}, "give up", "1 times"),
     ("healed twice this hour", {"desired": A, "heals": [NOW - 1000, NOW - 10], **ILL}, "heal", "processes"),
     ("healed three times this hour", {"desired": A, "heals": [NOW - 3000, NOW - 1000, NOW - 10], **ILL}, "give up", "healed 3 times"),
     ("healed three times, one long ago", {"desired": A, "heals": [NOW - 3601, NOW - 1000, NOW - 10], **ILL}, "heal", "processes"),
@@ -78,7 +81,7 @@ FACTS = st.builds(
     live=st.sampled_from([None, A, B]), live_healthy=st.sampled_from([None, True, False]), router_healthy=st.sampled_from([None, True, False]),
     mark=st.sampled_from([None, "refused: x"]), live_mark=st.sampled_from([None, "failed: x"]),
     failures=st.lists(st.floats(NOW - 5000, NOW), max_size=5).map(sorted), heals=st.lists(st.floats(NOW - 9000, NOW), max_size=6).map(sorted),
-    busy=st.sampled_from([None, "run 1"]),
+    busy=st.sampled_from([None, "run 1"]), attempts=st.integers(1, 6),
 )  # fmt: skip
 
 
@@ -104,8 +107,8 @@ def test_it_never_redeploys_what_is_marked_or_before_its_pause_is_over(facts: Fa
     if decide(facts).action == "redeploy":
         assert not facts.mark
         assert facts.desired not in (None, facts.live)
-        assert len(facts.failures) < len(BACK_OFF)
-        assert not facts.failures or facts.now >= facts.failures[-1] + BACK_OFF[len(facts.failures) - 1]
+        assert len(facts.failures) < facts.attempts
+        assert not facts.failures or facts.now >= facts.failures[-1] + BACK_OFF[min(len(facts.failures), len(BACK_OFF)) - 1]
 
 
 @given(FACTS)

@@ -48,7 +48,7 @@ def test_the_groups_part_the_spec_without_rest_or_overlap() -> None:
     assert groups["identity"] == {"cluster": "local", "name": "demo"}
     assert groups["source"] == {"allow_pickle": False, "weights": "hf://Qwen/Qwen3-0.6B"}
     assert groups["acceptance"] == {"acceptance": {"golden": [{"contains": "b", "prompt": "a"}]}}
-    assert groups["policy"] == {}
+    assert groups["policy"] == {"updates": {"policy": "auto", "min_interval": 0, "attempts": 3, "approve_within": 86400}}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,8 @@ def test_the_groups_part_the_spec_without_rest_or_overlap() -> None:
         ({"resources": {"memory": "4Gi"}}, {"resources": {"memory": 4294967296}}),
         ({"resources": {"cpu": 2}}, {"resources": {"cpu": 2.0}}),
         ({"resources": {"cpu": "500m"}}, {"resources": {"cpu": 0.5}}),
+        ({"updates": {"min_interval": "2h"}}, {"updates": {"min_interval": 7200}}),
+        ({}, {"updates": {"hours": None, "min_interval": 0, "approve_within": "24h"}}),
         ({"served_name": None}, {"served_name": "demo"}),
         ({"engine": {"extra": {"a": 1, "b": 2}}}, {"engine": {"extra": {"b": 2, "a": 1}}}),
         ({"resources": {}}, {"resources": {"gpu": None}}),
@@ -116,6 +118,10 @@ def test_a_spec_can_not_be_changed() -> None:
         ({"release": {"drain_seconds": -1}}, "release.drain_seconds"),
         ({"release": {"without_room": "panic"}}, "release.without_room"),
         ({"resources": {"memory": "4 GB"}}, "such as '4Gi'"),
+        ({"updates": {"min_interval": "2 hours"}}, "such as '90s', '30m', '2h' or '7d'"),
+        ({"updates": {"hours": "9-17 Europe/Berlin"}}, "no stretch of hours; write them as in 'Mon-Fri 09:00-17:00 Europe/Berlin'"),
+        ({"updates": {"attempts": 0}}, "greater than or equal to 1"),
+        ({"updates": {"policy": "automatic"}}, "'auto'"),
         ({"resources": {"memory": 4}}, "write the unit"),
         ({"resources": {"memory": "0Gi"}}, "write the unit"),
         ({"resources": {"cpu": "two"}}, "'500m'"),

@@ -32,6 +32,18 @@ def test_weights_are_absent_until_they_are_applied(stand: Stand, platform: Platf
         assert (stand.files(release) / file.path).read_bytes() == (stand.sources / "weights" / file.path).read_bytes()
 
 
+def test_a_glance_at_a_source_tells_whether_it_moved(stand: Stand, platform: Platform) -> None:
+    """For next to nothing: no weights are fetched, and nothing is made for it."""
+    release = stand.unfetched(weights="glanced", seed=4)
+    part, base = platform.model_weights, stand.sources
+    first = part.glance(release.spec, base, None, Progress(60))
+    again = part.glance(release.spec, base, first, Progress(60))
+    (base / "glanced" / "config.json").write_text("{}")
+
+    assert again.same(first) and not part.glance(release.spec, base, first, Progress(60)).same(first)
+    assert part.observe(release) is None
+
+
 def test_deleted_weights_are_absent_and_the_source_is_untouched(stand: Stand, platform: Platform) -> None:
     """Twice over; and another release's weights stay."""
     mine, other = stand.release(), stand.release(weights="other", seed=1)

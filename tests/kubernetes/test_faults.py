@@ -216,7 +216,7 @@ def test_a_router_that_somebody_removes_is_seen_and_made_anew_with_its_table(rea
     again = endpoint(real_place).apply(route, Progress(PATIENCE))
 
     assert (again.changed, again.release, again.generation) == (True, route.release, 1)
-    with part.client(30) as client:
+    with part.client("demo", 30) as client:
         assert client.get("models").status_code == 200
     part.stop(Progress(PATIENCE))
 

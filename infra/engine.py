@@ -284,7 +284,7 @@ KNOWN = tuple(
          "run the same command again", True),
         (r"No space left on device", "the disk is full", "make room (llm-pipeline doctor), then run the same command again", True),
         (r"CUDA driver version is insufficient|no CUDA-capable device|Found no NVIDIA driver", "the engine finds no usable GPU driver", "check nvidia-smi on this machine", False),
-        (r"ImportError|ModuleNotFoundError|undefined symbol", "the image is broken or does not fit this machine", "make clean, then up: the image is built anew", False),
+        (r"ImportError|ModuleNotFoundError|undefined symbol", "the image is broken or does not fit this machine", "on this machine: make clean, then up builds it anew; on a cluster: declare another image", False),
         (r"KeyError: '(?:model\.|lm_head|layers)|size mismatch|shape mismatch|Attempted to load weight .* into parameter|exceeds dimension size", "the weights do not fit the model's config.json",
          "check that config.json and the weights come from the same model", False),
     )

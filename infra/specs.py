@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Strict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
-from infra import hours as opening
+from infra.values import CheckKey, Cores, Hours, Image, Namespace, Owners, Regex, ServedName, Size, Span, TagName, TagValue, Template, Text, Weights, wrong
 
 Group = Literal["identity", "release", "source", "in_place", "acceptance", "policy"]
 Platform = Literal["local", "kubernetes", "aws"]
@@ -52,11 +50,6 @@ KUBERNETES_LIMIT = 47
 """Characters of a RayService's name; longer ones are refused by KubeRay, because it appends to them."""
 
 
-def wrong(sentence: str, key: str = "") -> PydanticCustomError:
-    """An error whose text is told to the user as it stands. `key`: what is wrong inside of the value."""
-    return PydanticCustomError("ours", "{sentence}", {"sentence": sentence, "key": key})
-
-
 def says(belongs: Group, description: str, default: Any = ..., **limits: Any) -> Any:
     """A field: to which group it belongs, what it means, its default (none: it has to be given) and its limits."""
     return Field(default, description=description, json_schema_extra={"belongs": belongs}, **limits)
@@ -78,94 +71,6 @@ def _name(value: str) -> str:
     if value.endswith("_"):
         raise wrong("must not end with _: Kubernetes refuses labels that do")
     kubernetes_name(value, "0" * 10)
-    return value
-
-
-def _matching(pattern: str, sentence: str) -> AfterValidator:
-    compiled = re.compile(pattern)
-
-    def check(value: str) -> str:
-        if not compiled.fullmatch(value):
-            raise wrong(sentence)
-        return value
-
-    return AfterValidator(check)
-
-
-UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-
-
-def _bytes(value: object) -> object:
-    """'4Gi' -> 4294967296, so that two ways to write one size are one release. What is no text is left to the field's own type."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(k|M|G|T|Ki|Mi|Gi|Ti)", value)
-    if not found:
-        raise wrong("must be a size such as '4Gi' or '512Mi' (units: k M G T Ki Mi Gi Ti), or a whole number of bytes")
-    return int(float(found[1]) * UNITS[found[2]])
-
-
-def _sensible_size(value: int) -> int:
-    if not 2**20 <= value <= 2**50:
-        raise wrong(f"{value} bytes can not be meant; write the unit, for example '4Gi' (allowed: 1Mi to 1024Ti)")
-    return value
-
-
-SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def _seconds(value: object) -> object:
-    """'2h' -> 7200. What is no text is left to the field's own type."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"([0-9]{1,6})(s|m|h|d)", value)
-    if not found:
-        raise wrong("must be a time such as '90s', '30m', '2h' or '7d', or a whole number of seconds")
-    return int(found[1]) * SPANS[found[2]]
-
-
-def _hours(value: str) -> str:
-    try:
-        return opening.parse(value).text
-    except ValueError as error:
-        raise wrong(str(error)) from None
-
-
-def _cores(value: object) -> object:
-    """'500m' -> 0.5, as Kubernetes writes it."""
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"[0-9]{1,7}m", value):
-        raise wrong("must be a number of cores, such as 2 or 0.5, or thousandths of a core, such as '500m'")
-    return int(value[:-1]) / 1000
-
-
-def _regex(value: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of what a later version may read differently: no reason to refuse it now
-            re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise wrong(f"is not a regular expression of Python: {error}") from None
-    return value
-
-
-WEIGHTS = {
-    "hf": (r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[A-Za-z0-9][\w./-]{0,199})?", "hf://org/name, or with @branch, @tag, @sha"),
-    "s3": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]{1,900}", "s3://bucket/prefix"),
-    "file": (r"\S(.{0,500}\S)?", "file://path, relative to this file"),
-    "asset": (r"[\w.-]+(/[\w.-]+)*", "asset://key"),
-}
-"""Where weights may come from: the form behind `<word>://`, and how it is told."""
-
-
-def _weights(value: str) -> str:
-    scheme, found, rest = value.partition("://")
-    if not found or scheme not in WEIGHTS:
-        raise wrong("must say where the weights are: " + " · ".join(told for _, told in WEIGHTS.values()))
-    pattern, told = WEIGHTS[scheme]
-    if not re.fullmatch(pattern, rest) or (scheme == "hf" and ".." in rest):
-        raise wrong(f"must have the form {told}")
     return value
 
 
@@ -212,26 +117,7 @@ def _no_argument(text: str) -> bool:
     return bool(re.match("-", text) or re.search("[\0\ud800-\udfff]", text))
 
 
-OCI = r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
-OWNER = r"team:[A-Za-z0-9_.-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}"
-CHECK = r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*:[A-Za-z0-9_]+"
-
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-Template = Annotated[str, Field(min_length=1, max_length=65_536)]
-Size = Annotated[int, BeforeValidator(_bytes), AfterValidator(_sensible_size)]
-Span = Annotated[int, BeforeValidator(_seconds), Field(ge=0, le=366 * 86_400)]
-Hours = Annotated[Text, AfterValidator(_hours)]
-Cores = Annotated[float, BeforeValidator(_cores), Field(gt=0, le=1024)]
-Regex = Annotated[Text, AfterValidator(_regex)]
-Weights = Annotated[str, AfterValidator(_weights)]
-Image = Annotated[str, _matching(OCI, "must be an OCI reference such as registry.example.com/team/image:tag")]
 Extra = Annotated[dict[str, JsonValue], AfterValidator(_extra)]
-ServedName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", "must be letters, digits and . _ : / -, at most 128")]
-Namespace = Annotated[str, _matching(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "must be small letters, digits and -, at most 63")]
-TagName = Annotated[str, _matching(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", "must be letters, digits, _ . - and at most one /")]
-TagValue = Annotated[str, _matching(r"[A-Za-z0-9_.-]{0,63}", "must be at most 63 letters, digits, _ . -")]
-CheckKey = Annotated[str, _matching(CHECK, "must be written <asset key>:<check>, for example evals/demo:accuracy")]
-Owners = Annotated[tuple[Annotated[str, _matching(OWNER, "must be 'team:<name>' or an e-mail address")], ...], Strict(False)]
 
 
 class Spec(BaseModel):

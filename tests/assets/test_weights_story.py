@@ -23,7 +23,8 @@ from infra.local.model_weights import LocalWeights
 from infra.weights import hub as hub_source
 from infra.weights import store as store_module
 from tests.assets.clone import Clone, Ran
-from tests.doubles.hub import Hub, Kind, model_files, tensors
+from tests.doubles.hub import Hub, Kind
+from tests.doubles.model import model_files, tensors
 
 TOKEN = "hf_" + "storiesaretoldwithtokens"
 FILES = model_files(rows=5000)

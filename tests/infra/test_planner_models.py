@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigError
 from infra.planner import Stored, count_parameters, header, header_bytes, read_architecture, stored, weigh
-from tests.doubles.hub import tensors
+from tests.doubles.model import tensors
 from tests.infra.planner_doubles import GIB, NAMES, facts, model
 
 LLAMA = facts("llama_3_1_8b")["config"]

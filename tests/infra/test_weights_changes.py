@@ -9,7 +9,7 @@ import pytest
 from infra.errors import ConfigError
 from infra.waiting import Progress
 from infra.weights import Access, File, Manifest, changes, look, parse
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 
 
 def manifest(**files: str) -> Manifest:

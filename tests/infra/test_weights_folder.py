@@ -14,7 +14,7 @@ import pytest
 from infra.errors import ConfigError, Timeout, Transient
 from infra.waiting import Phase, Progress
 from infra.weights import Access, Source, Store, open_source, parse
-from tests.doubles.hub import model_files
+from tests.doubles.model import model_files
 
 SETTLED = Access(settle_seconds=0.0)
 

@@ -14,7 +14,8 @@ from infra.errors import ConfigError, Timeout, Transient
 from infra.waiting import Phase, Progress
 from infra.weights import Access, Glance, Source, open_source, parse
 from infra.weights.glance import RESTS, Rests
-from tests.doubles.hub import Hub, lay_model, model_files
+from tests.doubles.hub import Hub
+from tests.doubles.model import lay_model, model_files
 from tests.doubles.s3 import S3
 
 FILES = model_files()

@@ -14,7 +14,8 @@ from infra.errors import Blocked, CapacityError, ConfigError, Permanent, Pipelin
 from infra.waiting import Progress
 from infra.weights import Access, Seen, Source, Store, open_source, parse
 from infra.weights.hub_errors import Asked, Reply, refusal
-from tests.doubles.hub import Hub, git_id, model_files
+from tests.doubles.hub import Hub, git_id
+from tests.doubles.model import model_files
 
 TOKEN = "hf_abcdefghijklmnop"
 FILES = model_files(rows=5000)

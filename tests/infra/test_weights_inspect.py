@@ -9,7 +9,7 @@ import pytest
 
 from infra.errors import ConfigError
 from infra.weights import Facts, File, Manifest, facts, problems
-from tests.doubles.hub import model_files, tensors
+from tests.doubles.model import model_files, tensors
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> Manifest:

@@ -13,7 +13,7 @@ from infra.errors import Blocked, ConfigError, PipelineError, Transient
 from infra.waiting import Progress
 from infra.weights import Access, Source, Store, open_source, parse
 from infra.weights.s3 import broken, refusal
-from tests.doubles.hub import model_files
+from tests.doubles.model import model_files
 from tests.doubles.s3 import S3
 
 FILES = model_files(rows=5000)

@@ -20,7 +20,8 @@ from infra.errors import Blocked, CapacityError, ConfigError, Denied
 from infra.waiting import Phase, Progress
 from infra.weights import Access, Bad, File, Manifest, Seen, Source, Store, open_source, parse
 from infra.weights.blobs import sealed
-from tests.doubles.hub import Hub, model_files
+from tests.doubles.hub import Hub
+from tests.doubles.model import model_files
 
 FILES = model_files(rows=5000)
 BIG = model_files(rows=40_000)

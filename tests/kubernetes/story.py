@@ -14,7 +14,7 @@ from infra.platform import Platform, Release
 from infra.specs import ClusterSpec
 from infra.states import Route
 from infra.waiting import Progress
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 from tests.doubles.releases import spec
 from tests.kubernetes import foreign
 

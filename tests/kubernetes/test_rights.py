@@ -27,7 +27,8 @@ from infra.platform import Release
 from infra.specs import ClusterSpec
 from infra.states import Route
 from infra.waiting import Progress
-from tests.doubles.hub import Hub, model_files
+from tests.doubles.hub import Hub
+from tests.doubles.model import model_files
 from tests.kubernetes import lab as labs
 from tests.kubernetes.lab import Lab
 from tests.kubernetes.story import PATIENCE, Far, far

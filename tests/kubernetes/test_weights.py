@@ -29,7 +29,8 @@ from infra.platform import Release
 from infra.specs import KubernetesBlock
 from infra.waiting import Progress
 from infra.weights import Access, Manifest, Seen
-from tests.doubles.hub import Hub, lay_model, model_files
+from tests.doubles.hub import Hub
+from tests.doubles.model import lay_model, model_files
 from tests.doubles.releases import release, spec
 from tests.kubernetes.fixtures import Places
 from tests.kubernetes.lab import Lab

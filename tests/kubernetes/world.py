@@ -30,7 +30,7 @@ from infra.errors import PipelineError
 from infra.kubernetes import kinds, startup, weights_run
 from infra.platform import Release
 from llm_pipeline import actions, components, runs
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 from tests.kubernetes.between import OBJECT, Middle, Strike
 from tests.kubernetes.lab import REAL, Lab
 from tests.kubernetes.story import HAPROXY, IMAGE, PATIENCE, Far, far

@@ -31,7 +31,7 @@ from infra.states import Route
 from infra.waiting import Phase, Progress
 from tests.doubles import ray_engine
 from tests.doubles.engine import engine
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 from tests.doubles.releases import spec
 
 PATIENCE = 250.0

@@ -24,7 +24,8 @@ import yaml
 from infra.local.image import LocalImage
 from infra.waiting import Progress
 from tests.doubles import ray_engine
-from tests.doubles.hub import Hub, model_files
+from tests.doubles.hub import Hub
+from tests.doubles.model import model_files
 from tests.doubles.releases import spec
 from tests.life import clone as clones
 from tests.life.clone import Clone

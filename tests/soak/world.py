@@ -24,7 +24,7 @@ from infra.decisions import Decisions, ReleaseRecord
 from infra.local.image_build import SERVING, digest, pins, recipes
 from infra.local.records import LocalRecords
 from tests.doubles import ray_engine
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 from tests.life import clone as clones
 from tests.life.clone import Clone
 from tests.life.load import Answer, Load

@@ -42,7 +42,7 @@ from infra.platform import Platform
 from infra.waiting import Progress
 from llm_pipeline import actions, automation, components, runs
 from tests.doubles import ray_engine
-from tests.doubles.hub import lay_model
+from tests.doubles.model import lay_model
 from tests.sweep.points import Point, Points, read
 
 ROOT = settings.ROOT

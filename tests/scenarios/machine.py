@@ -27,6 +27,9 @@ from tests.scenarios.scene import DAY, HOUR, scene
 
 MEMORY = "/dev/shm"
 
+THEN = ("nothing", "look", "queue", "queue", "settle")
+"""How far the sensors come with something new before the next thing happens."""
+
 
 class Updates(RuleBasedStateMachine):
     """One model through everything that may happen to it."""
@@ -44,35 +47,33 @@ class Updates(RuleBasedStateMachine):
         self.bad: set[str] = set()
         self.cancelled: set[str] = set()
         self.left: set[str | None] = set()
+        self.stays_left: str | None = None
+        self.manual = False
         self.wrong: list[str] = []
 
     # ------------------------------------------------ what arrives
 
-    @rule(bad=st.sampled_from([False, False, True]))
-    def push(self, bad: bool) -> None:
-        self.numbers += 1
-        revision = f"{'b' if bad else 'v'}{self.numbers}"
-        self.bad |= {revision} if bad else set()
-        self.scene.push(revision, bad=bad)
-
-    @rule(back=st.integers(1, 3))
-    def force_back(self, back: int) -> None:
-        """To one of the last revisions, good or bad."""
-        number = max(1, self.numbers - back)
-        self.scene.push(f"b{number}" if f"b{number}" in self.bad else f"v{number}")
-
-    @rule()
-    def push_readme(self) -> None:
+    @rule(kind=st.sampled_from(["good", "good", "bad", "back", "readme"]), back=st.integers(1, 3), then=st.sampled_from(THEN))
+    def push(self, kind: str, back: int, then: str) -> None:
+        """Something new, or one of the last ones again, good or bad."""
         now = self.world.source.get("demo", "v1")
-        self.scene.push(f"{now}+", bad=now.strip("+") in self.bad)
+        if kind == "back":
+            number = max(1, self.numbers - back)
+            revision = f"b{number}" if f"b{number}" in self.bad else f"v{number}"
+        elif kind == "readme":
+            revision = f"{now}+"
+        else:
+            self.numbers += 1
+            revision = f"{'b' if kind == 'bad' else 'v'}{self.numbers}"
+            self.bad |= {revision} if kind == "bad" else set()
+        self.scene.push(revision, bad=revision.strip("+") in self.bad)
+        self._goes_on(then)
 
-    @rule(length=st.sampled_from([512, 256]))
-    def edit(self, length: int) -> None:
-        self.scene.edit(engine={"max_model_len": length, "max_num_seqs": 4, "dtype": "bfloat16"})
-
-    @rule(updates=st.sampled_from([{}, {}, {"policy": "manual"}, {"min_interval": "1h"}, {"hours": "Mon-Fri 09:00-17:00 Europe/Berlin"}]))
-    def edit_updates(self, updates: dict[str, str]) -> None:
-        self.scene.edit(updates=updates)
+    @rule(length=st.sampled_from([512, 256]), updates=st.sampled_from([{}, {}, {"policy": "manual"}, {"min_interval": "1h"}, {"hours": "Mon-Fri 09:00-17:00 Europe/Berlin"}]), then=st.sampled_from(THEN))
+    def edit(self, length: int, updates: dict[str, str], then: str) -> None:
+        self.scene.edit(engine={"max_model_len": length, "max_num_seqs": 4, "dtype": "bfloat16"}, updates=updates)
+        self.manual = updates.get("policy") == "manual"
+        self._goes_on(then)
 
     # ------------------------------------------------ what the sensors do, and their runs
 
@@ -91,97 +92,65 @@ class Updates(RuleBasedStateMachine):
             self.wrong.append(f"a run was asked for while {'it is down' if self.down else 'another one waits'}")
         if request.tags["llm/lifecycle"] == "redeploy" and request.tags["llm/release"] == live:
             self.wrong.append(f"a rollout of {live} was asked for, which is live")
+        if request.tags["llm/release"] == self.stays_left:
+            self.wrong.append(f"{self.stays_left}, which a rollback left, comes back by itself")
         self.waiting = self.scene.queue(request)
 
     @precondition(lambda self: self.waiting)
-    @rule()
-    def begin(self) -> None:
-        """The run that waited has its turn."""
+    @rule(how=st.sampled_from(["begins", "begins", "is killed", "is cancelled", "comes after a down"]))
+    def turn(self, how: str) -> None:
+        """The run that waited has its turn, to its end or to somebody else's."""
         run, self.waiting = self.waiting, None
         assert run
-        self.clone.execute(run)
-
-    @precondition(lambda self: self.waiting and not self.down)
-    @rule()
-    def kill_run(self) -> None:
-        run, self.waiting = self.waiting, None
-        assert run
-        self.scene.crash(run)
-
-    @precondition(lambda self: self.waiting and not self.down)
-    @rule()
-    def cancel_run(self) -> None:
-        """A person ends it while its candidate starts."""
-        self.cancelled.add(self.waiting.tags["llm/release"])  # type: ignore[union-attr]
-        self.world.on_start = self._interrupt
-        try:
-            self.begin()
-        except DagsterExecutionInterruptedError:
-            pass
-        self.world.on_start = lambda _: None
+        if how == "is killed" and not self.down:
+            self.scene.crash(run)
+        elif how == "is cancelled":
+            self._cancel(run)
+        else:
+            if how == "comes after a down":
+                self.say("down", 0)
+            self.clone.execute(run)
 
     @rule()
     def settle(self) -> None:
         """The sensors tick for a while."""
         if self.waiting:
-            self.begin()
+            self.turn("begins")
         self.scene.settle()
 
     # ------------------------------------------------ what people say
 
-    @rule()
-    def up(self) -> None:
-        self.scene.up()
-        self.down = False
-
-    @rule()
-    def take_down(self) -> None:
-        assert self.clone.down().success
-        self.down = True
-
-    @precondition(lambda self: self.clone.live())
-    @rule()
-    def pin(self) -> None:
-        self.clone.pin()
-
-    @rule()
-    def unpin(self) -> None:
-        self.clone.pin(remove=True)
-
-    @precondition(lambda self: not self.down)
-    @rule(hold=st.booleans(), number=st.integers(0, 2))
-    def roll_back(self, hold: bool, number: int) -> None:
-        earlier = [name for name, record in self.clone.decisions().releases().items() if record.accepted and name != self.clone.live()]
-        if earlier:
-            self.left.add(self.clone.live())
-            self.clone.rollback(earlier[number % len(earlier)], hold=hold)
+    @rule(word=st.sampled_from(["up", "down", "down", "pin", "unpin", "rollback", "rollback", "rollback --hold"]), number=st.integers(0, 2))
+    def say(self, word: str, number: int) -> None:
+        if word == "up":
+            self.scene.up()
+            self.down, self.stays_left = False, None
+        elif word == "down":
+            assert self.clone.down().success
+            self.down = True
+        elif word == "unpin" or (word == "pin" and self.clone.live()):
+            self.clone.pin(remove=word == "unpin")
+            self.stays_left = None if word == "unpin" else self.stays_left
+        elif word.startswith("rollback") and not self.down:
+            self._roll_back(number, hold=word == "rollback --hold")
 
     # ------------------------------------------------ what goes wrong
 
-    @precondition(lambda self: self.clone.live())
-    @rule()
-    def kill_engine(self) -> None:
-        name = f"demo-{self.clone.live()}"
-        if name in self.world.running and name not in self.world.dead:
-            self.world.kill(name)
-
-    @rule()
-    def kill_router(self) -> None:
-        self.world.stop_front()
-
-    @rule(away=st.booleans())
-    def source(self, away: bool) -> None:
-        self.world.source_error = Transient("the Hub was not reached") if away else None
-
-    @rule()
-    def next_start_fails(self) -> None:
-        self.world.start_errors = [Transient("no network")]
-
-    @rule()
-    def lose_dagsters_storage(self) -> None:
-        """What waited in its queue is lost with it."""
-        self.waiting = None
-        self.scene.forget()
+    @rule(what=st.sampled_from(["engine", "engine", "router", "source", "start", "storage"]))
+    def fail(self, what: str) -> None:
+        """An engine or the router dies, the source goes away or comes back, the next start fails, Dagster's storage is lost."""
+        live = f"demo-{self.clone.live()}"
+        if what == "engine" and live in self.world.running and live not in self.world.dead:
+            self.world.kill(live)
+        elif what == "router":
+            self.world.stop_front()
+        elif what == "source":
+            self.world.source_error = None if self.world.source_error else Transient("the Hub was not reached")
+        elif what == "start":
+            self.world.start_errors = [Transient("no network")]
+        elif what == "storage":
+            self.waiting = None
+            self.scene.forget()
 
     @rule(seconds=st.sampled_from([20.0, 70.0, 600.0, HOUR, DAY, -DAY]))
     def pass_time(self, seconds: float) -> None:
@@ -194,8 +163,8 @@ class Updates(RuleBasedStateMachine):
         assert not self.wrong, self.wrong
 
     @invariant()
-    def only_what_was_accepted_answers(self) -> None:
-        assert self.scene.serving is None or self.clone.live()
+    def only_what_was_accepted_and_is_good_answers(self) -> None:
+        assert (self.scene.serving or "").strip("+") not in self.bad, f"{self.scene.serving} is bad and has traffic"
 
     @invariant()
     def down_stays_down(self) -> None:
@@ -212,9 +181,9 @@ class Updates(RuleBasedStateMachine):
 
     def _come_to_rest(self) -> None:
         self.world.source_error, self.world.start_errors = None, []
-        for _ in range(4):
+        for _ in range(12):
             self.settle()
-            self.scene.passes(6 * HOUR)
+            self.scene.passes(6 * HOUR)  # three days have an hour of every window
         self.settle()
         self.nothing_forbidden_happened()
         self.down_stays_down()
@@ -231,9 +200,11 @@ class Updates(RuleBasedStateMachine):
         else:
             assert seen.in_step, f"{seen.desired.revision} should be live, {seen.live and seen.live.revision} is; {self.scene.said}"
         newest, held = self.world.source.get("demo", "v1"), self.scene.waits
-        assert (seen.admitted and seen.admitted.revision == newest) or held, f"{newest} is at the source, neither admitted nor held"
-        if not held and not seen.pin and newest.strip("+") not in self.bad and not (record and record.mark):
-            assert (self.scene.serving or "").strip("+") == newest.strip("+")
+        if held:
+            assert seen.pin or self.manual or "tried before" in held, f"{newest} waits for nobody: {held}"
+        else:
+            assert seen.admitted and seen.admitted.revision == newest, f"{newest} is at the source, neither admitted nor held"
+            assert seen.pin or (record and record.mark) or (self.scene.serving or "").strip("+") == newest.strip("+"), f"{newest} is admitted and good, {self.scene.serving} is live"
 
     def _earned(self, release: str) -> None:
         """What automation leaves alone has deserved it."""
@@ -259,6 +230,31 @@ class Updates(RuleBasedStateMachine):
             others = set(self.world.running) - {f"demo-{self.clone.live()}", what[1]}
             if others:
                 self.wrong.append(f"{name} was started beside {others}")
+
+    def _goes_on(self, then: str) -> None:
+        if then == "settle":
+            self.settle()
+        elif then != "nothing":
+            self.scene.look()
+            if then == "queue":
+                self.ask()
+
+    def _cancel(self, run: dg.DagsterRun) -> None:
+        """A person ends it while its candidate starts."""
+        self.cancelled.add(run.tags["llm/release"])
+        self.world.on_start = self._interrupt
+        try:
+            self.clone.execute(run)
+        except DagsterExecutionInterruptedError:
+            pass
+        self.world.on_start = lambda _: None
+
+    def _roll_back(self, number: int, *, hold: bool) -> None:
+        earlier = [name for name, record in self.clone.decisions().releases().items() if record.accepted and name != self.clone.live()]
+        if earlier:
+            self.stays_left = self.clone.live()
+            self.left.add(self.stays_left)
+            self.clone.rollback(earlier[number % len(earlier)], hold=hold)
 
     def _interrupt(self, _: Release) -> None:
         raise DagsterExecutionInterruptedError

@@ -25,7 +25,7 @@ from assets.workers import TAG_WORKER
 from infra import acceptance, workers
 from infra.situation import Situation, look
 from infra.waiting import Progress
-from llm_pipeline import automation, components
+from llm_pipeline import automation, components, revisions
 from tests.assets.clone import Clone, Ran, make
 from tests.doubles.parts import Behaviour
 
@@ -64,6 +64,7 @@ class Scene:
         self.said = ""
         self._keys: set[str | None] = set()
         self._cursor: str | None = None
+        self._looked: str | None = None
         self.declare()
 
     # ------------------------------------------------ what people and nature do
@@ -103,18 +104,25 @@ class Scene:
         """Dagster's storage is lost: a new, empty one."""
         self.clone.instance.dispose()
         self.clone.instance = dg.DagsterInstance.ephemeral()
-        self._cursor = None
+        self._cursor = self._looked = None
 
     def elsewhere(self, name: str) -> None:
         """From now on this is another Dagster, somewhere else, which looks at the same records."""
-        self.patch.setattr(automation, "myself", lambda _: name)
-        self._cursor = None
+        for sensor in (automation, revisions):
+            self.patch.setattr(sensor, "myself", lambda _: name)
+        self._cursor = self._looked = None
 
     # ------------------------------------------------ what the sensors do
 
     def look(self) -> str:
-        """One look at the source, and what it says."""
-        return _said(self.clone.looks())
+        """One look at the source, and what it says. What it observed is stored, as a daemon does."""
+        with dg.build_sensor_context(instance=self.clone.instance, cursor=self._looked) as context:
+            result = self.clone.defs.resolve_sensor_def("revisions")(context)
+        assert isinstance(result, dg.SensorResult)
+        for event in result.asset_events:
+            self.clone.instance.report_runless_asset_event(event)  # type: ignore[arg-type]
+        self._looked = result.cursor
+        return _said(result)
 
     def ask(self) -> dg.RunRequest | None:
         """One look of the loop: the run that it asks for. A used run key would ask for nothing, for ever."""
@@ -135,8 +143,7 @@ class Scene:
     def queue(self, request: dg.RunRequest) -> dg.DagsterRun:
         """The run is launched, and has not begun."""
         self.runs.append(self.revision(request.tags["llm/release"]))
-        keys = [(key.path[0], key.path[1]) for key in request.asset_selection or ()]
-        return self.clone.queue(keys, **{name.removeprefix("llm/"): value for name, value in request.tags.items()})
+        return self.clone.take(request)
 
     def obey(self, request: dg.RunRequest) -> Ran:
         return self.clone.execute(self.queue(request))
@@ -197,7 +204,8 @@ def scene(folder: Path) -> Iterator[Scene]:
         clock, sleep = Clock(), Progress.sleep
         patch.setattr(time, "time", clock.read)
         patch.setattr(acceptance, "PAUSE", 0.0)
-        patch.setattr(automation, "myself", lambda _: HERE)
+        for sensor in (automation, revisions):
+            patch.setattr(sensor, "myself", lambda _: HERE)
         clone, close = make(folder, patch)
 
         def impatient(progress: Progress, seconds: float) -> None:

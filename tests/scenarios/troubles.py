@@ -40,11 +40,13 @@ def storage_lost(scene: Scene) -> None:
 
 
 def storage_lost_during_a_rollout(scene: Scene) -> None:
-    """The run and its process are gone, its candidate's claim with them: the rollout begins again."""
+    """The run and its process are gone, and nobody can tell: for a minute it may still come, then the rollout begins again."""
     scene.push("v2")
     scene.look()
     scene.crash(scene.queue(scene.asked()))
     scene.forget()
+    assert scene.settle() == [] and "a run was asked for" in scene.said
+    scene.passes(61)
 
     assert scene.settle() == ["v2"] and scene.serving == "v2"
 
@@ -115,7 +117,7 @@ def two_dagsters(scene: Scene) -> None:
     scene.look()
     run = scene.queue(scene.asked())
     scene.elsewhere("there:/clone")
-    scene.look()
+    assert f"{HERE} acts on local" in scene.look()
     assert scene.ask() is None and f"{HERE} acts on local" in scene.said
     assert scene.clone.execute(run).success
     scene.push("v3")

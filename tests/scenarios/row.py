@@ -24,24 +24,34 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A story that is a test of its own, with the same sensors and instance: nothing is proved twice."""
+
+    test: Callable[..., None]
+
+
+@dataclass(frozen=True)
 class Row:
     """One scenario.
 
     name    what happens, in words
     pure    which cases of the pure functions carry it; or why none does
-    play    the story with both sensors and a Dagster instance; or why it is not played
+    play    the story with both sensors and a Dagster instance; or the test that is it already; or why it is not played
     real    the part of tests/life/test_updates.py that plays it with a daemon and a real engine; empty: none
     """
 
     name: str
     pure: tuple[Rule, ...] | str
-    play: Story | str
+    play: Story | Elsewhere | str
     real: str = ""
 
     @property
     def then(self) -> str:
         """What must hold."""
-        return " ".join((self.play.__doc__ or "").split()) if callable(self.play) else self.play
+        if isinstance(self.play, str):
+            return self.play
+        told = self.play.test if isinstance(self.play, Elsewhere) else self.play
+        return " ".join((told.__doc__ or "").split())
 
 
 def admit(*cases: str) -> tuple[Rule, ...]:

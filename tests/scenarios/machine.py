@@ -2,7 +2,7 @@
 
 Whatever happened before, in whatever order:
 
-    accepted alone     the endpoint's table never names a release that was not accepted; traffic never moves to one
+    accepted alone     the endpoint's table never names a release that was not accepted; traffic never moves to one, nor to what nobody approved
     exactly once       no run is asked for what is live already, no run key comes twice, no two candidates are up at once
     in the end         with the faults gone and time passing: what is admitted and good is live, unless somebody's word holds it
     down stays down    after `down` nothing runs and nothing is asked for, until somebody says `up`
@@ -27,7 +27,7 @@ from tests.scenarios.scene import DAY, HOUR, scene
 
 MEMORY = "/dev/shm"
 
-THEN = ("nothing", "look", "queue", "queue", "settle")
+THEN = ("nothing", "look", "queue", "settle", "begins", "is killed", "is cancelled", "comes after a down")
 """How far the sensors come with something new before the next thing happens."""
 
 
@@ -44,11 +44,12 @@ class Updates(RuleBasedStateMachine):
         self.waiting: dg.DagsterRun | None = None
         self.down = False
         self.numbers = 1
+        self.policy = "auto"
         self.bad: set[str] = set()
         self.cancelled: set[str] = set()
         self.left: set[str | None] = set()
         self.stays_left: str | None = None
-        self.manual = False
+        self.manual = self.approving = False
         self.wrong: list[str] = []
 
     # ------------------------------------------------ what arrives
@@ -69,10 +70,11 @@ class Updates(RuleBasedStateMachine):
         self.scene.push(revision, bad=revision.strip("+") in self.bad)
         self._goes_on(then)
 
-    @rule(length=st.sampled_from([512, 256]), updates=st.sampled_from([{}, {}, {"policy": "manual"}, {"min_interval": "1h"}, {"hours": "Mon-Fri 09:00-17:00 Europe/Berlin"}]), then=st.sampled_from(THEN))
+    @rule(length=st.sampled_from([512, 256]), updates=st.sampled_from([{}, {}, {"policy": "manual"}, {"policy": "approve"}, {"min_interval": "1h"}, {"hours": "Mon-Fri 09:00-17:00 Europe/Berlin"}]), then=st.sampled_from(THEN))
     def edit(self, length: int, updates: dict[str, str], then: str) -> None:
         self.scene.edit(engine={"max_model_len": length, "max_num_seqs": 4, "dtype": "bfloat16"}, updates=updates)
-        self.manual = updates.get("policy") == "manual"
+        self.policy = updates.get("policy", "auto")
+        self.manual, self.approving = self.policy == "manual", self.approving or self.policy == "approve"
         self._goes_on(then)
 
     # ------------------------------------------------ what the sensors do, and their runs
@@ -120,7 +122,7 @@ class Updates(RuleBasedStateMachine):
 
     # ------------------------------------------------ what people say
 
-    @rule(word=st.sampled_from(["up", "down", "down", "pin", "unpin", "rollback", "rollback", "rollback --hold"]), number=st.integers(0, 2))
+    @rule(word=st.sampled_from(["up", "down", "down", "pin", "unpin", "rollback", "rollback", "rollback --hold", "approve", "approve", "reject"]), number=st.integers(0, 2))
     def say(self, word: str, number: int) -> None:
         if word == "up":
             self.scene.up()
@@ -131,6 +133,8 @@ class Updates(RuleBasedStateMachine):
         elif word == "unpin" or (word == "pin" and self.clone.live()):
             self.clone.pin(remove=word == "unpin")
             self.stays_left = None if word == "unpin" else self.stays_left
+        elif word in ("approve", "reject"):
+            self.clone.say(approve=word == "approve")  # refused where nothing waits
         elif word.startswith("rollback") and not self.down:
             self._roll_back(number, hold=word == "rollback --hold")
 
@@ -194,11 +198,11 @@ class Updates(RuleBasedStateMachine):
             assert not seen.wanted and not seen.serves
             return
         assert seen.wanted and seen.desired, f"wanted {seen.wanted}, desired {seen.desired}: {seen.unknown}"
+        for release in self.clone.decisions().releases():
+            self._earned(release)
         record = seen.desired_record
-        if record and record.mark:
-            self._earned(record.id)
-        else:
-            assert seen.in_step, f"{seen.desired.revision} should be live, {seen.live and seen.live.revision} is; {self.scene.said}"
+        if not (record and record.mark):
+            assert seen.serves and seen.live and seen.desired.id == seen.live.id and not seen.others, f"{seen.desired.revision} should be live, {seen.live and seen.live.revision} is; {self.scene.said}"
         newest, held = self.world.source.get("demo", "v1"), self.scene.waits
         if held:
             assert seen.pin or self.manual or "tried before" in held, f"{newest} waits for nobody: {held}"
@@ -209,13 +213,16 @@ class Updates(RuleBasedStateMachine):
     def _earned(self, release: str) -> None:
         """What automation leaves alone has deserved it."""
         record = self.clone.record(release)
-        assert record.mark
+        if record.mark is None:
+            return
         tried = sum(attempt.result == "failed" and attempt.transient for attempt in record.attempts)
         match record.mark.kind:
             case "refused":
                 assert record.revision.strip("+") in self.bad, f"{record.revision} is good and was refused: {record.mark.why}"
             case "failed":
                 assert tried >= ATTEMPTS or len(record.heals) >= 3, f"{record.revision} was given up after {tried} tries: {record.mark.why}"
+            case "rejected":
+                assert self.approving, f"nobody was asked about {record.revision}: {record.mark.why}"
             case "cancelled":
                 assert release in self.cancelled or release in self.left, f"nobody cancelled {record.revision}: {record.mark.why}"
 
@@ -226,18 +233,28 @@ class Updates(RuleBasedStateMachine):
             last, live = self.clone.record(name).last, self.clone.live()
             if name != live and not (last and last.result == "accepted"):
                 self.wrong.append(f"traffic moved to {name}, whose try is {last and last.result}")
+            if self.policy == "approve" and live and name != live and not self._may(name):
+                self.wrong.append(f"traffic moved to {name}, and nobody approved that")
         if verb == "started":
-            others = set(self.world.running) - {f"demo-{self.clone.live()}", what[1]}
+            found = self.clone.decisions().approval
+            others = set(self.world.running) - {f"demo-{self.clone.live()}", what[1], f"demo-{found.release}" if found else ""}
             if others:
                 self.wrong.append(f"{name} was started beside {others}")
+
+    def _may(self, release: str) -> bool:
+        """Whether a person said that this one gets traffic: by its approval, or by a rollback to it."""
+        found, pin = self.clone.decisions().approval, self.clone.decisions().pin
+        return bool((found and (found.release, found.verdict) == (release, "approved")) or (pin and pin.release == release))
 
     def _goes_on(self, then: str) -> None:
         if then == "settle":
             self.settle()
         elif then != "nothing":
             self.scene.look()
-            if then == "queue":
-                self.ask()
+        if then not in ("nothing", "look", "settle"):
+            self.ask()
+        if self.waiting and then not in ("nothing", "look", "settle", "queue"):
+            self.turn(then)
 
     def _cancel(self, run: dg.DagsterRun) -> None:
         """A person ends it while its candidate starts."""

@@ -84,15 +84,20 @@ class Source:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     """A plain vLLM server, which starts quicker, and a folder that is followed. Every process is gone when the test is over."""
     made = Source(clones.make(tmp_path_factory.mktemp("clone")))
-    made.clone.edit("demo", "kind: ray ", "kind: vllm ")
-    made.clone.edit("demo", "file://weights/v1", "file://weights/current")
-    shutil.copytree(made.folder / "v1", made.folder / "current")
+    followed(made)
     yield made
     made.clone.stop()
     left = made.clone.processes()
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+def followed(source: Source) -> None:
+    """The demo with a plain vLLM server, and weights that are pushed to."""
+    source.clone.edit("demo", "kind: ray ", "kind: vllm ")
+    source.clone.edit("demo", "file://weights/v1", "file://weights/current")
+    shutil.copytree(source.folder / "v1", source.folder / "current")
 
 
 def test_revisions_go_live_by_themselves(source: Source) -> None:

@@ -132,7 +132,7 @@ ROWS = (
     Row("a refused spec edit, then its correction", decide("edited, refused before", "edited"), bad_edit_and_correction),
     Row("a lock edit", decide("edited"), lock_edit),
     Row("the image is rebuilt to the same digest", decide("all is well"), same_image_again),
-    Row("revision, spec and image at once", (*admit("a new revision"), *decide("edited")), several_changes_at_once, real="daemon_down"),
+    Row("revision, spec and image at once", (*admit("a new revision"), *decide("edited")), several_changes_at_once),
     Row("a spec edit while the revision waits for a person", (*admit("updates are manual"), *decide("edited")), several_changes_while_one_waits),
     Row("the code location is reloaded", decide("edited", "all is well"), location_reloaded),
     Row("the model is deleted from YAML", decide("no YAML any more, it died"), yaml_deleted),

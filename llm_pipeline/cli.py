@@ -152,7 +152,7 @@ def reject(
 
 @app.command(rich_help_panel=LIFE)
 def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
-    """Look now whether the source has something new, and begin what follows."""
+    """Look at the source now, and begin what follows from it."""
     dagster = Dagster(load())
     news, run = notifying.notify(dagster, actions.stage(model), timeout)
     found = revisions.describe(news) | {"run_id": run}

@@ -25,8 +25,11 @@ from infra.notices import Notice
 from infra.waiting import Progress
 from infra.weights.parallel import aside
 
-LIMITS = {"what": 300, "why": 700, "next": 400, "log": 500}
+LIMITS = {"what": 300, "why": 600, "next": 350, "log": 500}
 """Characters of each part, after escaping. In all below the 2,000 that Discord takes and the 3,000 of a section in Slack."""
+
+LINES = 8
+"""Lines of a log; all else is one line."""
 
 LONGEST_REST = 3600.0
 """Seconds that a receiver may ask for with Retry-After; more is not believed."""
@@ -73,9 +76,11 @@ def render(notice: Notice, dagster: str = "") -> dict[str, Any]:
 
 def clipped(text: str, limit: int, *, tail: bool = False) -> str:
     """Escaped for mrkdwn, without secrets, waking nobody, and at most so long; of a log the end decides."""
-    plain = re.sub(r"@(?=(?:here|channel|everyone|all)\b)", "@\u200b", redact(text).strip())
-    if len(escaped(plain)) <= limit:
-        return escaped(plain)
+    lines = redact(text).strip().splitlines()
+    whole = re.sub(r"@(?=(?:here|channel|everyone|all)\b)", "@\u200b", "\n".join(lines[-LINES:]) if tail else " ".join(" ".join(lines).split()))
+    if len(escaped(whole)) <= limit:
+        return escaped(whole)
+    plain = whole[-limit:] if tail else whole[:limit]
     while len(escaped(plain)) > limit - 1:
         plain = plain[1:] if tail else plain[:-1]
     return f"…{escaped(plain)}" if tail else f"{escaped(plain)}…"

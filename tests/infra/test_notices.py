@@ -158,6 +158,17 @@ def test_the_platform_is_asked_only_while_a_heal_has_no_end() -> None:
     assert not open_(BEFORE, facts(A, live="aaaa", since=NOW - 8990))
 
 
+def test_a_heal_that_was_seen_under_way_is_told_at_its_end() -> None:
+    """However often it is looked at meanwhile."""
+    told = BEFORE
+    for record_ in (record("aaaa", attempt(at=NOW - 9000), heals=(NOW - 110,)), record("aaaa", attempt(at=NOW - 9000), attempt(2, "running"), heals=(NOW - 110,))):
+        found, told = due(told, facts(record_, live="aaaa", since=NOW - 8990, serves=False), NOW, LIMIT)
+        assert found == ()
+
+    done = facts(record("aaaa", attempt(at=NOW - 9000), attempt(2), heals=(NOW - 110,)), live="aaaa", since=NOW - 8990, serves=True)
+    assert [one.kind for one in due(told, done, NOW, LIMIT)[0]] == ["healed"]
+
+
 def test_a_heal_that_failed_and_the_one_after_it_are_each_told() -> None:
     """The second answers: failed first, then healed."""
     first = record("aaaa", attempt(at=NOW - 9000), attempt(2, "failed", problem=PROBLEM), heals=(NOW - 110,))

@@ -23,6 +23,9 @@ MOST = 50
 KEEP = 20
 """Notices that were given up and are still shown in the record."""
 
+PART = 2000
+"""Characters of each part of a notice that are kept: a record on a cluster has room for a megabyte."""
+
 
 def pause(tries: int) -> float:
     """Seconds until the next try."""
@@ -31,10 +34,16 @@ def pause(tries: int) -> float:
 
 def added(told: Told, notices: Sequence[Notice], now: float) -> Told:
     """With these to be sent, after those that wait."""
-    waiting = (*told.outbox, *(Pending(notice=notice, since=now) for notice in notices))
+    waiting = (*told.outbox, *(Pending(notice=bounded(notice), since=now) for notice in notices))
     over = waiting[: max(0, len(waiting) - MOST)]
     lost = tuple(Lost(notice=one.notice, at=now, why=f"more than {MOST} waited") for one in over)
     return told.model_copy(update={"outbox": waiting[len(over) :], "lost": (*told.lost, *lost)[-KEEP:]})
+
+
+def bounded(notice: Notice) -> Notice:
+    """Of long parts the beginning, of a log the end."""
+    parts = {name: value[-PART:] if name == "log" else value[:PART] for name, value in notice.problem().as_dict().items() if value}
+    return notice.model_copy(update=parts)
 
 
 def aged(told: Told, now: float) -> Told:

@@ -191,3 +191,13 @@ def test_nothing_piles_up_without_end() -> None:
     told = added(Told(), [notice(run=str(n)) for n in range(MOST + KEEP + 5)], NOW)
     assert [one.notice.run for one in told.outbox] == [str(n) for n in range(KEEP + 5, MOST + KEEP + 5)]
     assert [one.notice.run for one in told.lost] == [str(n) for n in range(5, KEEP + 5)]
+
+
+def test_a_record_never_grows_beyond_what_a_cluster_keeps() -> None:
+    """Whatever an engine said: the end of its log, the beginning of all else."""
+    long = "first" + "x" * 100_000 + "last"
+    told = added(Told(), [notice(what=long, why=long, next=long, log=long)] * (MOST + KEEP), NOW)
+    kept = told.outbox[0].notice
+
+    assert len(told.model_dump_json()) < 700_000 and len(told.outbox) == MOST and len(told.lost) == KEEP
+    assert kept.why and kept.log and kept.why.startswith("first") and kept.log.endswith("last") and added(Told(), [notice()], NOW).outbox[0].notice == notice()

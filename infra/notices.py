@@ -15,15 +15,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.decisions import Attempt, Document, Failure, Live, ReleaseRecord, Sighting
+from infra.decisions import LOOP, Attempt, Document, Failure, Live, ReleaseRecord, Sighting
 from infra.errors import Problem
 
 Kind = Literal[
     "rolled out", "refused", "failed", "gave up", "healed", "awaiting approval", "rejected", "approval expired", "source unreachable", "source back",
 ]  # fmt: skip
-
-LOOP = "reconcile"
-"""Who acts by itself."""
 
 
 class Notice(BaseModel):

@@ -22,7 +22,7 @@ from infra.errors import Conflict, PipelineError
 from infra.loop import acting
 from infra.notices import Facts, Lost, Told, due, open_
 from infra.outbox import added, aged, pause, tried
-from infra.platform import Platform, Record
+from infra.platform import Platform
 from infra.situation import look
 from infra.specs import ModelSpec
 from infra.waiting import Progress
@@ -156,16 +156,11 @@ def boxed(platform: Platform, found: Declared[ModelSpec], deployment: Deployment
 def facts_of(platform: Platform, found: Declared[ModelSpec], deployment: Deployment, before: Told | None) -> Facts:
     """What is stored. The platform itself is asked only while a heal is under way: for most there is none."""
     model, decisions = found.spec.name, Decisions(platform.records, found.spec.name)
-    facts = Facts(model, deployment.wanted, decisions.live, decisions.releases(), decisions.seen, deadline=deadline(platform.records.get(model, "approval")))
+    approval = decisions.approval
+    facts = Facts(model, deployment.wanted, decisions.live, decisions.releases(), decisions.seen, deadline=approval.until if approval else None)
     if deployment.wanted and open_(before, facts):
         return replace(facts, serves=look(platform, model, found.spec, found.base).serves)
     return facts
-
-
-def deadline(approval: Record | None) -> float | None:
-    """When the candidate goes without a word."""
-    until = approval.value.get("until") if approval else None
-    return float(until) if until is not None else None
 
 
 def deliver(boxes: list[Box], url: SecretStr, memory: Memory, now: float) -> tuple[Memory, list[str]]:

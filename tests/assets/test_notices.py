@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from infra.decisions import Deployment, Failure, Live, ReleaseRecord
+from infra.decisions import Approval, Deployment, Live, ReleaseRecord
 from infra.errors import CapacityError, Transient
 from infra.loop import Turn
-from infra.notices import Told
+from infra.notices import Told, utc
 from infra.outbox import GIVE_UP
 from infra.policy import ATTEMPTS
 from llm_pipeline import automation, notices, views
@@ -199,26 +199,48 @@ def test_a_source_that_is_away_for_too_long_is_told_once_and_its_return_once(clo
     assert all(word in receiver.texts[0] for word in (views.utc(seen.since)[:10], "the Hub does not answer", "ConnectTimeout", "llm-pipeline notify demo"))
 
 
-def test_a_candidate_that_waits_for_a_person_is_told_with_both_commands_and_the_deadline(clone: Clone, telling: Telling, receiver: Receiver) -> None:
-    """And then what became of it."""
-    live, decisions = clone.live() or "", clone.decisions()
-    candidate = clone.record(live).model_copy(update={"id": "c" * 10, "revision": "v2", "attempts": ()})
-    decisions.write("release/" + candidate.id, candidate)
-    decisions.begin(candidate.id, "run-1", "reconcile", "a -> b")
-    decisions.finish(candidate.id, "run-1", "waiting")
-    clone.world.records.put("demo", "approval", {"release": candidate.id, "run": "run-1", "since": time.time(), "until": 1_900_000_000.0, "verdict": "waiting"}, None)
-    telling.tick()
-    changed = decisions.release(candidate.id)
-    assert changed and changed.last
-    gone = changed.last.model_copy(update={"result": "rejected", "problem": Failure(what="rejected by ann: not today")})
-    decisions.write("release/" + candidate.id, changed.model_copy(update={"attempts": (gone,)}))
-    clone.world.records.delete("demo", "approval")
+@pytest.fixture
+def waits(clone: Clone, world: World, telling: Telling) -> str:
+    """v1 serves, v2 passed and waits for a person. The id of its release."""
+    clone.declare(updates={"policy": "approve", "approve_within": 600})
+    push(clone, world, "v2")
+    assert follow(clone)
+    found = clone.decisions().approval
+    assert found
+    return found.release
 
+
+def test_a_candidate_that_waits_for_a_person_is_told_with_both_commands_and_the_deadline(clone: Clone, waits: str, telling: Telling, receiver: Receiver) -> None:
+    """And then that a person said no, with the reason."""
+    found = clone.decisions().approval
+    telling.tick()
+    assert clone.say(approve=False, why="not today").success and follow(clone)
     telling.tick()
 
-    assert receiver.kinds == ["awaiting approval", "rejected"] and telling.tick() == "nothing to tell"
-    assert all(word in receiver.texts[0] for word in ("llm-pipeline approve demo", "llm-pipeline reject demo", "2030-03-17 17:46 UTC", f"{live} (revision v1) serves on"))
-    assert "not today" in receiver.texts[1]
+    assert found and receiver.kinds == ["awaiting approval", "rejected"] and telling.tick() == "nothing to tell"
+    for word in (waits, "llm-pipeline approve demo", "llm-pipeline reject demo", utc(found.until), f"{clone.live()} (revision v1) serves on"):
+        assert word in receiver.texts[0]
+    assert all(word in receiver.texts[1] for word in (waits, "rejected by eve: not today", "llm-pipeline retry demo"))
+
+
+def test_what_was_approved_is_told_as_rolled_out(clone: Clone, waits: str, telling: Telling, receiver: Receiver) -> None:
+    """When it has its traffic."""
+    telling.tick()
+    assert clone.say(approve=True).success and telling.tick() == "nothing to tell" and follow(clone)
+    telling.tick()
+
+    assert receiver.kinds == ["awaiting approval", "rolled out"] and f"→ release {waits}" in receiver.texts[1] and "approved by eve" in receiver.texts[1]
+
+
+def test_what_nobody_approved_in_time_is_told_as_that(clone: Clone, waits: str, telling: Telling, receiver: Receiver) -> None:
+    """When it is removed."""
+    decisions = clone.decisions()
+    decisions.change(Approval, "approval", lambda old: old.model_copy(update={"until": old.since + 0.001}))
+    telling.tick()
+    assert follow(clone)
+    telling.tick()
+
+    assert receiver.kinds == ["awaiting approval", "approval expired"] and "nobody approved release" in receiver.texts[1]
 
 
 def test_the_first_up_of_a_model_is_told_though_it_was_never_looked_at(clone: Clone, receiver: Receiver) -> None:

@@ -7,7 +7,7 @@ Records hold decisions and verdicts only. What exists is observed on the platfor
     pin               stay here                                       claim          whose rollout is under way
     live              which release the router serves                 acts           counter of the loop, and its last verdicts
     outage            since when nobody answers, in a `recreate`      seen           what the source showed last, or why it did not
-    approval          which candidate waits for a person, until when
+    approval          which candidate waits for a person, until when  told           what people were told (infra/notices.py)
 """
 
 from __future__ import annotations

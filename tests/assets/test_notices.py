@@ -324,6 +324,21 @@ def test_one_notice_that_the_receiver_chokes_on_holds_up_no_other_models(clone: 
     assert first == ["rolled out"] and sorted(text.split(": ")[1] for text in receiver.texts) == ["demo", "other"]
 
 
+def test_what_was_tried_in_vain_comes_after_what_was_not(clone: Clone, world: World, telling: Telling, receiver: Receiver, clock: list[float]) -> None:
+    """A notice on which the receiver hangs each time is never the only one that it is sent."""
+    clone.declare("other", served_name="other")
+    clone.serve("other")
+    receiver.answers = ["drop"]
+    rolled_out(clone, world, "v2")
+
+    first = telling.tick()
+    clock[0] = 20.0
+    telling.tick()
+
+    tried = first.partition(":")[0]
+    assert "could not tell" in first and [text.split(": ")[1] for text in receiver.texts] == [name for name in ("demo", "other") if name != tried] + [tried]
+
+
 def test_what_the_receiver_never_takes_is_given_up_at_once_and_said(clone: Clone, world: World, telling: Telling, receiver: Receiver) -> None:
     """In the tick, in the record, and on the page of the endpoint."""
     receiver.answers = [404]

@@ -302,7 +302,7 @@ class Decisions:
 
     def read(self, kind: type[D], name: str) -> D | None:
         found = self.records.get(self.model, name)
-        return kind.model_validate(found.value) if found else None
+        return self._parsed(kind, name, found.value) if found else None
 
     @property
     def deployment(self) -> Deployment | None:
@@ -348,7 +348,7 @@ class Decisions:
     def releases(self) -> dict[str, ReleaseRecord]:
         """Every release ever tried, by id."""
         rows = self.records.list(self.model, "release/")
-        return {name.split("/", 1)[1]: ReleaseRecord.model_validate(row.value) for name, row in rows.items()}
+        return {name.split("/", 1)[1]: self._parsed(ReleaseRecord, name, row.value) for name, row in rows.items()}
 
     # ------------------------------------------------ writing
 
@@ -364,7 +364,7 @@ class Decisions:
 
         def once() -> D:
             found = self.records.get(self.model, name)
-            value = how(kind.model_validate(found.value) if found else None)
+            value = how(self._parsed(kind, name, found.value) if found else None)
             self._put(name, value, found.version if found else None)
             return value
 
@@ -504,6 +504,17 @@ class Decisions:
             self.records.delete(self.model, "claim")
 
     # ------------------------------------------------ private
+
+    def _parsed(self, kind: type[D], name: str, value: Mapping[str, Any]) -> D:
+        """ConfigError for what this version can not read: one damaged record is one model's trouble."""
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise ConfigError(
+                f"the record {name} of {self.model} can not be read by this version", why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                next="use the version of this product that wrote it; or bring the record back from a copy of the home",
+            ) from error  # fmt: skip
 
     def _version(self, name: str) -> int | None:
         found = self.records.get(self.model, name)

@@ -249,7 +249,7 @@ def why(model: Name, last: Annotated[int, typer.Option(metavar="N", help="How ma
     if as_json:
         console.document(rows)
         return
-    console.table([(r["at"], r["action"], r["because"]) for r in rows], ("at", "action", "because")) if rows else console.line("the loop never had to act")
+    screens.why(rows)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -131,7 +131,7 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
 def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
     """Look now whether the source of a model has something new."""
     dagster = Dagster(load())
-    news = revisions.notify(actions.stage(model), timeout)
+    news = revisions.notify(actions.stage(model), lambda: dagster.instance, timeout)
     if news.new:
         dagster.instance.report_runless_asset_event(revisions.event(news))
     found = revisions.describe(news)
@@ -234,7 +234,7 @@ def why(model: Name, last: Annotated[int, typer.Option(metavar="N", help="How ma
 @app.command(rich_help_panel=LOOK)
 def generate(model: Name, as_json: Json = False) -> None:
     """Print every manifest that an `up` would apply."""
-    found = manifests.generate(model)
+    found = manifests.generate(model, Dagster(load()))
     if as_json:
         console.document(found)
         return
@@ -244,7 +244,7 @@ def generate(model: Name, as_json: Json = False) -> None:
 @app.command(rich_help_panel=LOOK)
 def diff(model: Name, as_json: Json = False) -> None:
     """Show what is live otherwise than declared."""
-    found = manifests.diff(model)
+    found = manifests.diff(model, Dagster(load()))
     if as_json:
         console.document(found)
     else:

@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -114,24 +114,23 @@ def notify(model: Model, known: Known, timeout: float) -> News:
     decisions = Decisions(model.platform.records, model.name)
     if not decisions.wanted:
         raise Blocked(f"nobody wants {model.name}", why="only the sources of wanted models are followed", next=f"llm-pipeline up {model.name} takes what is newest there")
-    watched = _watched(model, decisions, givens([model], known)[model.name])
+    watched = replace(_watched(model, decisions), given=givens([model], known)[model.name])
     return conclude(watched, ask(watched, Progress(timeout)))
 
 
 def wanted(known: Known) -> tuple[list[Watched], list[str]]:
     """Every declared model that is wanted; and a sentence for each that can not be told."""
     clusters: dict[str, Platform | PipelineError] = {}
-    found: list[tuple[Model, Decisions]] = []
-    problems: list[str] = []
+    found, problems = [], []
     for name, one in declared().models.items():
         try:
             decisions = Decisions(at_once(clusters, one.spec.cluster).records, name)
             if decisions.wanted:
-                found.append((model_stage(one, declared()), decisions))
+                found.append(_watched(model_stage(one, declared()), decisions))
         except PipelineError as error:
             problems.append(f"{name}: cannot tell: {error.problem.what}")
-    sources = givens([model for model, _ in found], known)
-    return [_watched(model, decisions, sources[model.name]) for model, decisions in found], problems
+    sources = givens([one.model for one in found], known)
+    return [replace(one, given=sources[one.model.name]) for one in found], problems
 
 
 def follow(watched: Sequence[Watched]) -> Iterator[tuple[str, News | PipelineError]]:
@@ -246,8 +245,8 @@ def link(model: Model, sighting: Sighting) -> str | None:
     return f"{found.hf_endpoint.rstrip('/')}/{declared_as.repo}/commit/{sighting.revision}"
 
 
-def _watched(model: Model, decisions: Decisions, source: Given | PipelineError) -> Watched:
-    return Watched(model, decisions, decisions.seen, decisions.records.get(model.name, "admitted"), source)
+def _watched(model: Model, decisions: Decisions) -> Watched:
+    return Watched(model, decisions, decisions.seen, decisions.records.get(model.name, "admitted"), Given(model.spec, model.base))
 
 
 def _away(one: Watched, problem: PipelineError, now: float) -> News:

@@ -46,7 +46,7 @@ class Team:
         """One run of the asset. Its id."""
 
         @dg.asset(key=KEY)
-        def tuned() -> dg.MaterializeResult:
+        def tuned() -> dg.MaterializeResult[Any]:
             return dg.MaterializeResult(metadata=metadata)
 
         done = dg.materialize([tuned], instance=self.clone.instance, run_config=QUIET)

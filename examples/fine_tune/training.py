@@ -38,19 +38,17 @@ def train(run: str, say: Callable[[str], object]) -> Tuned:
     settings = load()
     folder = private(settings.home / "fine_tune") / run
     command = [str(python()), str(HERE / "tune.py"), "--start", str(START), "--lessons", str(HERE / "lessons.yaml"), "--out", str(folder)]
-    child = subprocess.Popen(command, env=base_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = ""
-    try:
-        for line in child.stdout or ():
-            last = line.strip() or last
-            say(line.rstrip())
-        code = child.wait()
-    except BaseException:  # Dagster ends a run with one of its own: no training stays behind
-        child.kill()
-        child.wait()
-        raise
-    if code or not folder.is_dir():
-        raise PipelineError(f"the training of run {run[:8]} wrote nothing", why=last or f"it ended with {code}", next="its words are in this run's log")
+    with subprocess.Popen(command, env=base_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        try:
+            for line in child.stdout or ():
+                last = line.strip() or last
+                say(line.rstrip())
+        except BaseException:  # Dagster ends a run with one of its own: no training stays behind
+            child.kill()
+            raise
+    if child.returncode or not folder.is_dir():
+        raise PipelineError(f"the training of run {run[:8]} wrote nothing", why=last or f"it ended with {child.returncode}", next="its words are in this run's log")
     facts = json.loads(last)
     return Tuned(str(folder), digest(folder), facts["lessons"], facts["lead"], facts["seconds"])
 

@@ -22,7 +22,7 @@ GIVE = 'let it return dg.MaterializeResult(metadata={"path": "/folder/of/this/ru
 
 @dataclass(frozen=True)
 class Made:
-    """One materialisation. `number`: Dagster's own of this event; `run`: whose it is; `facts`: its metadata, plain."""
+    """One materialisation. `number`: Dagster's own of this event; `run`: whose it is, empty when it was only reported; `facts`: its metadata, plain."""
 
     key: str
     number: int
@@ -31,7 +31,7 @@ class Made:
 
     @property
     def told(self) -> str:
-        return f"asset {self.key}, as run {self.run[:8]} made it,"
+        return f"asset {self.key}, as {f'run {self.run[:8]} made it' if self.run else 'it was reported'},"
 
 
 @dataclass(frozen=True)

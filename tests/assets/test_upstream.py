@@ -263,6 +263,18 @@ def test_a_promise_is_kept_at_every_look(clone: Clone, team: Team) -> None:
     assert "promised other weights" in problem(clone)
 
 
+def test_the_same_folder_told_anew_is_looked_at_anew(clone: Clone, team: Team) -> None:
+    """No file moved; what the new materialisation promises of them did."""
+    path = team.tune(10)
+    clone.up()
+    clone.looks()
+    team.materialise(path=str(path), digest="0" * 64)
+
+    clone.looks()
+
+    assert "promised other weights" in problem(clone)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no path": ({"rows": 3}, "does not say where its weights are", "it has rows"),
     "no metadata": ({}, "does not say where its weights are", "it has nothing"),

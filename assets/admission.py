@@ -7,7 +7,7 @@ what the sensor decided is written only when nobody decided anything else meanwh
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from assets.step import Model
 from assets.upstream import key_of
@@ -24,15 +24,12 @@ def judge(decisions: Decisions, model: Model, seen: Seen, *, asked: bool = False
     """Whether this may go live now. `asked`: a person named it; `person`: a person said `up`. Writes nothing."""
     old, pin, rules = decisions.admitted, decisions.pin, rules_of(model.spec)
     moved = old is None or old.manifest_digest != seen.manifest.digest
-    found = policy.admit(
+    return policy.admit(
         seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known_manifests(decisions) if pin else frozenset(),
         pin_until=pin.until if pin else None, asked=asked, person=person, first=old is None or _elsewhere(old, model, seen),
         mark=mark_of(decisions, model, seen) if (moved or pin) and not (asked or person) else None, rules=rules,
         last=last_rollout(decisions, model, old) if rules.min_interval else None, now=time.time() if now is None else now,
     )  # fmt: skip
-    if found.approval:  # nobody can approve in this version: it waits as what is manual does
-        return replace(found, admitted=False, ends_pin=False, why="updates need approval: it waits for a person who names it")
-    return found
 
 
 def admit(

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import httpx
 
+from assets import approval
 from assets.ray_service import route_of
 from assets.stage import stage
 from assets.step import Done, Model, Work, drain, insist_on_life
@@ -46,7 +47,8 @@ def switch(work: Work) -> Done:
     if old is None or old.id != release.id:
         work.decisions.write("live", Live(release=release.id, since=time.time(), by=work.run.by))
     drained = retire(work, old) if old and old.id != release.id else 0.0
-    work.decisions.drop_claim(work.run.id)
+    approval.forget(work)
+    work.decisions.over(work.run.id, "done")
     changed = route.changed or old is None or old.id != release.id
     return Done(release.id, changed=changed, page=page(work, route, proved, drained, old) | outage)
 

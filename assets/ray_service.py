@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets import approval
 from assets.stage import stage
 from assets.step import Done, Model, Work, drain
 from infra import workers
@@ -77,12 +78,13 @@ def ended(work: Work, claim: Claim) -> bool:
 
 
 def clear_away(work: Work) -> None:
-    """Removes every release of this model that is neither desired nor live: candidates of runs that died."""
-    keep = {work.release.name, work.live.name if work.live else ""}
+    """Removes every release of this model that is neither desired nor live: candidates of runs that died, and one that waited for a person."""
+    keep = {work.release.name, work.live.name if work.live else "", approval.beside(work)}
     for state in work.platform.ray_service.running(work.model.name):
         if state.release not in keep:
             work.say(f"removing {state.release}: neither desired nor live")
             work.platform.ray_service.remove(state.release, work.progress)
+    approval.settle(work)
 
 
 def own_name(work: Work) -> None:

@@ -3,6 +3,7 @@
 Upstream     ray_service (the candidate)
 Downstream   endpoint, which refuses what did not pass here
 Refused      logs kept, candidate removed, release marked; the release that serves goes on
+Waits        passed, and `updates` want a person's word: the run ends here, without traffic (approval.py)
 """
 
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets import approval
 from assets.ray_service import CLAIM_SECONDS
 from assets.required import required
 from assets.step import Model, Work, insist_on_life, prove_identity, start, told
@@ -55,7 +57,8 @@ def examine(work: Work) -> Iterator[Any]:
             yield dg.AssetCheckResult(
                 asset_key=key, check_name=rung.name, passed=rung.passed, description=rung.why, metadata={**rung.facts} or None,
             )  # fmt: skip
-        verdict(work, rungs)
+        if not verdict(work, rungs):
+            return
     metadata: dict[str, Any] = {"seconds": round(time.time() - began, 2), "changed": work.begun, "release": work.release.id, "rungs": len(rungs)}
     metadata |= {f"{rung.name} {name}": value for rung in rungs for name, value in rung.facts.items() if isinstance(value, int | float)}
     yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(digest_of([work.release.id, accepted_rules(work)])), metadata=metadata)
@@ -91,16 +94,18 @@ def ladder(work: Work, state: ServiceState) -> Iterator[Rung]:
         yield required(work)
 
 
-def verdict(work: Work, rungs: list[Rung]) -> None:
-    """Accepted, or refused with everything that follows from it."""
+def verdict(work: Work, rungs: list[Rung]) -> bool:
+    """Accepted, or refused with everything that follows from it. False: it passed, and waits for a person."""
     checks = {rung.name: rung.passed for rung in rungs}
     failed = next((rung for rung in rungs if not rung.passed), None)
     if work.begun:
         work.decisions.note(work.release.id, work.run.id, checks=checks)
     if failed is None:
-        if work.begun:
+        if waits := work.begun and approval.needed(work):
+            approval.ask_for(work)
+        elif work.begun:
             work.decisions.finish(work.release.id, work.run.id, "accepted", accepted_spec=accepted_rules(work))
-        return
+        return not waits
     insist_on_life(work, "it was examined", f"at {failed.name}: {failed.why}")
     error = Refused(
         f"{work.release.name} was refused at {failed.name}", why=failed.why,
@@ -109,14 +114,15 @@ def verdict(work: Work, rungs: list[Rung]) -> None:
     live = work.live
     if live and live.id == work.release.id:
         work.decisions.finish(work.release.id, work.run.id, "refused", error.problem)
-        work.decisions.drop_claim(work.run.id)
+        work.decisions.over(work.run.id, "refused")
         raise error
     work.say(f"{work.release.name} is removed; {live.name + ' serves on' if live else 'nothing serves'}")
     work.platform.ray_service.delete(work.release, work.progress)
     if not work.begun:
         work.begin()
     work.decisions.finish(work.release.id, work.run.id, "refused", error.problem, mark=True)
-    work.decisions.drop_claim(work.run.id)
+    approval.forget(work)
+    work.decisions.over(work.run.id, "refused")
     raise error
 
 

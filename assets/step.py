@@ -35,8 +35,8 @@ DETAIL_EVERY = 5.0
 """Seconds between two log lines about the same phase."""
 
 TAG_BY, TAG_WHY, TAG_MODEL, TAG_ACTION, TAG_RELEASE, TAG_TIMEOUT = "llm/by", "llm/why", "llm/model", "llm/lifecycle", "llm/release", "llm/timeout"
-TAG_SAW = "llm/saw"
-"""Which release was live when the loop decided on this run; empty: none."""
+TAG_SAW, TAG_ACT = "llm/saw", "llm/act"
+"""Which release was live when the loop decided on this run (empty: none), and the number of its verdict."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Run:
     """The process that works on it (infra/workers.py); empty when it did not say."""
     saw: str | None = None
     """Which release was live when the loop decided on it (empty: none). None: a person did."""
+    act: int | None = None
+    """The number of the verdict that asked for it. None: a person did."""
     number_of: Callable[[str], int | None] = lambda _: None
     """Dagster's number of a run, in the order in which they were launched; None when it doesn't know it."""
 
@@ -186,7 +188,10 @@ def start(context: Any, model: Model, stage: str) -> Work | None:
     """The guard, and what the rest of the step needs. None: nothing is to be done."""
     run = run_of(context)
     decisions = Decisions(model.platform.records, model.name)
+    if run.act:
+        decisions.acted(run.act, run=run.id)
     if stage != "deployment" and not guard(context, decisions, run):
+        decisions.over(run.id, "nothing to do")
         return None
     timeout = float(context.run.tags.get(TAG_TIMEOUT, STEP_TIMEOUT))
     progress = Progress(timeout, report=reporter(context, model.key(stage)), stop=lambda: withdrawn(decisions, run), ask_every=model.platform.ask_every)
@@ -206,7 +211,7 @@ def run_of(context: Any) -> Run:
     return Run(
         context.run.run_id, launched, tags.get(TAG_BY, "dagster ui"), tags.get(TAG_WHY, "materialised by hand"), tags.get(TAG_ACTION, "deploy"), tags.get(TAG_RELEASE),
         (record.dagster_run.tags if record else tags).get(TAG_WORKER, ""),  # the step's own copy may be older than the tag
-        tags.get(TAG_SAW), number_of,
+        tags.get(TAG_SAW), int(tags[TAG_ACT]) if TAG_ACT in tags else None, number_of,
     )  # fmt: skip
 
 
@@ -310,7 +315,7 @@ def told(work: Work) -> Iterator[None]:
 def close(work: Work, result: Any, problem: Problem, *, mark: bool = False, transient: bool = False, begin: bool = True) -> None:
     """Ends the attempt of this run with its reason, and gives the rollout free. `begin`: a run that had none yet gets one."""
     plan = work.decisions.read(RunPlan, f"attempt/{work.run.id}")
-    work.decisions.drop_claim(work.run.id)
+    work.decisions.over(work.run.id, result)
     if plan is None:
         return
     if result == "failed" and begin and not work.begun:

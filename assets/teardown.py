@@ -126,6 +126,7 @@ def take_model_down(
         decisions.write("live", None)
         decisions.write("claim", None)
         decisions.write("outage", None)
+        decisions.write("approval", None)
     data(platform, decisions, by, report, progress, purge=purge)
     prove_absence(platform, lambda found: found.model == model and not found.data and not decisions.wanted, report, progress)
     return report
@@ -139,9 +140,9 @@ def insist_on_the_last_word(decisions: Decisions, run: Run) -> None:
 
 
 def end_attempts(decisions: Decisions, by: str) -> None:
-    """Tries that a killed run left open are over; that of a living one ends itself in the same words."""
+    """Tries that a killed run left open, or that wait for a person, are over; that of a living one ends itself in the same words."""
     for name, record in decisions.releases().items():
-        if record.last and record.last.result == "running":
+        if record.last and record.last.result in ("running", "waiting"):
             decisions.finish(name, record.last.run, "cancelled", Problem(f"{decisions.model} was taken down by {by}"))
 
 
@@ -273,7 +274,7 @@ def tell(context: Any, name: str, report: Report) -> None:
 
 
 def leftovers(platform: Platform, cluster: str, declared: Iterable[str] | None = None) -> tuple[Leftover, ...]:
-    """What exists and should not: things of models that nobody wants, and candidates that no rollout claims.
+    """What exists and should not: things of models that nobody wants, and candidates that no rollout claims and that wait for nobody.
 
     `declared`: what serves and is wanted, yet missing here, is shown too. Leave it out before removing anything: a YAML may be
     away for a moment only, and `down` is the word that takes a model down.
@@ -286,8 +287,8 @@ def leftovers(platform: Platform, cluster: str, declared: Iterable[str] | None =
             continue
         if found.model in wanted and found.release:
             decisions = Decisions(platform.records, found.model)
-            live, claim = decisions.live, decisions.claim(time.time())
-            if found.release.rsplit("-", 1)[-1] in {live.release if live else "", claim.release if claim else ""}:
+            known = (decisions.live, decisions.claim(time.time()), decisions.approval)
+            if found.release.rsplit("-", 1)[-1] in {one.release for one in known if one}:
                 if names is not None and found.model not in names:
                     out.append(replace(found, why_ours=f"no YAML declares {found.model}, and it is still wanted: llm-pipeline down {found.model}"))
                 continue

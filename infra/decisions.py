@@ -7,6 +7,7 @@ Records hold decisions and verdicts only. What exists is observed on the platfor
     pin               stay here                                       claim          whose rollout is under way
     live              which release the router serves                 acts           counter of the loop, and its last verdicts
     outage            since when nobody answers, in a `recreate`      seen           what the source showed last, or why it did not
+    approval          which candidate waits for a person, until when  told           what people were told (infra/notices.py)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra import workers
-from infra.errors import ConfigError, Conflict, Problem
+from infra.errors import ConfigError, Conflict, Overtaken, Problem
 from infra.platform import Records, Release
 from infra.specs import ModelSpec
 from infra.waiting import Progress, retry
@@ -104,7 +105,7 @@ class Mark(BaseModel):
     """Automation leaves a marked release alone until spec, weights or image change, or somebody says `retry`."""
 
     model_config = ConfigDict(frozen=True)
-    kind: Literal["refused", "failed", "cancelled"]
+    kind: Literal["refused", "failed", "cancelled", "rejected"]
     why: str
     at: float
 
@@ -207,6 +208,24 @@ class Sighting(Document):
     run: str = ""
 
 
+class Approval(Document):
+    """A candidate that passed acceptance and gets no traffic before a person says so. Unix seconds.
+
+    run       whose attempt waits
+    until     when the candidate goes if nobody said anything
+    verdict   what was said; `by`, `at` and `why` of it
+    """
+
+    release: str
+    run: str
+    since: float
+    until: float
+    verdict: Literal["waiting", "approved", "rejected"] = "waiting"
+    by: str = ""
+    at: float = 0.0
+    why: str = ""
+
+
 class Outage(Document):
     """Nobody answers since this moment: a rollout took the live release away first. Gone when the next one answers."""
 
@@ -215,8 +234,20 @@ class Outage(Document):
     why: str
 
 
+LOOP, LOOKS = "reconcile", "revisions"
+"""Who decides by itself: the loop, and what looks at the sources."""
+
+LAUNCHING = ("heal", "redeploy", "withdraw")
+"""Verdicts that ask for a run."""
+
+
 class Act(BaseModel):
-    """A verdict of the loop that acted, or whose reason changed."""
+    """A verdict that acted, or whose reason changed. Unix seconds.
+
+    n         its number among those of the model
+    before    what was live (of an admission: what was admitted), and `after` what follows
+    run       the run that it caused; `result` and `seconds` from the verdict to the end, when that is over
+    """
 
     model_config = ConfigDict(frozen=True)
     at: float
@@ -224,21 +255,38 @@ class Act(BaseModel):
     before: str | None = None
     after: str | None = None
     because: str
-    by: str = "reconcile"
+    by: str = LOOP
     run: str | None = None
     seconds: float | None = None
+    result: str | None = None
+    n: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether its run has not ended, as far as is known."""
+        return self.action in LAUNCHING and self.result is None
 
 
 class Acts(Document):
     n: int = 0
     verdicts: tuple[Act, ...] = ()
 
+    @property
+    def last(self) -> Act | None:
+        """The loop's last one."""
+        return next((act for act in reversed(self.verdicts) if act.by == LOOP), None)
+
+    @property
+    def asked(self) -> Act | None:
+        """The last one that asked for a run."""
+        return next((act for act in reversed(self.verdicts) if act.action in LAUNCHING), None)
+
 
 D = TypeVar("D", bound=Document)
 T = TypeVar("T")
 
 KINDS: dict[str, type[Document]] = {
-    "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts, "seen": Sighting,
+    "deployment": Deployment, "admitted": Admitted, "pin": Pin, "live": Live, "claim": Claim, "acts": Acts, "seen": Sighting, "approval": Approval,
 }  # fmt: skip
 
 
@@ -281,6 +329,10 @@ class Decisions:
     @property
     def seen(self) -> Sighting | None:
         return self.read(Sighting, "seen")
+
+    @property
+    def approval(self) -> Approval | None:
+        return self.read(Approval, "approval")
 
     @property
     def live(self) -> Live | None:
@@ -381,7 +433,7 @@ class Decisions:
         Accepted but never given traffic (the switch failed) may still become something else; accepted and live stays accepted.
         """
         live = self.live
-        open_ = ("running",) if live and live.release == release else ("running", "accepted")
+        open_ = ("running",) if live and live.release == release else ("running", "waiting", "accepted")
 
         def how(old: ReleaseRecord | None) -> ReleaseRecord:
             assert old is not None
@@ -389,7 +441,7 @@ class Decisions:
             stored = Failure.model_validate(problem.as_dict()) if problem else None
             update = {"result": result, "ended": now, "problem": stored, "transient": transient}
             attempts = tuple(a.model_copy(update=update) if a.run == run and a.result in open_ else a for a in old.attempts)
-            kind = result if result in ("refused", "cancelled") else "failed"
+            kind = result if result in ("refused", "cancelled", "rejected") else "failed"
             new_mark = Mark(kind=kind, why=problem.what if problem else result, at=now) if mark else (None if result == "accepted" else old.mark)
             return old.model_copy(update={"attempts": attempts, "mark": new_mark, "accepted_spec": accepted_spec or old.accepted_spec})
 
@@ -399,10 +451,37 @@ class Decisions:
         """Lifts the mark; the tries so far don't count against a fresh start."""
         self.change(ReleaseRecord, f"release/{release}", lambda old: _must(old).model_copy(update={"mark": None, "heals": (), "retried": time.time()}))
 
-    def act(self, act: Act) -> int:
-        """Stores a verdict and raises the counter that makes its run key unique."""
-        done = self.change(Acts, "acts", lambda old: Acts(n=(old or Acts()).n + 1, verdicts=(*(old or Acts()).verdicts, act)[-KEEP_ACTS:]))
-        return done.n
+    def act(self, act: Act, after: int | None = None) -> int:
+        """Stores a verdict and raises the counter that makes its run key unique. Raises Overtaken when `after` is not the last number any more:
+        somebody else came to a verdict meanwhile.
+        """
+
+        def how(old: Acts | None) -> Acts:
+            known = old or Acts()
+            if after is not None and known.n != after:
+                raise Overtaken(f"{self.model}: another verdict came first")
+            return Acts(n=known.n + 1, verdicts=(*known.verdicts, act.model_copy(update={"n": known.n + 1}))[-KEEP_ACTS:])
+
+        return self.change(Acts, "acts", how).n
+
+    def acted(self, number: int, **update: Any) -> None:
+        """What became of a verdict. What is known already stays."""
+        found = next((act for act in self.acts.verdicts if act.n == number), None)
+        if found is None or all(getattr(found, name) is not None for name in update):
+            return
+
+        def how(old: Acts | None) -> Acts:
+            known = old or Acts()
+            return known.model_copy(update={"verdicts": tuple(_added(act, update) if act.n == number else act for act in known.verdicts)})
+
+        self.change(Acts, "acts", how)
+
+    def over(self, run: str, result: str) -> None:
+        """The rollout of this run is over: its claim is free, and the verdict behind it has an end."""
+        self.drop_claim(run)
+        act = next((act for act in reversed(self.acts.verdicts) if act.run == run), None)
+        if act:
+            self.acted(act.n, result=result, seconds=round(time.time() - act.at, 1))
 
     def take_claim(self, run: str, release: str, seconds: float, worker: str = "") -> Claim | None:
         """Takes or renews the claim; answers somebody else's claim when it is theirs."""
@@ -422,7 +501,7 @@ class Decisions:
         """A run died without a word: its try is closed, and what it claimed is free."""
         if self.release(release):
             self.finish(release, run, "failed", DIED, transient=True)
-        self.drop_claim(run)
+        self.over(run, "failed")
 
     def drop_claim(self, run: str) -> None:
         found = self.read(Claim, "claim")
@@ -447,6 +526,10 @@ class Decisions:
 def _noted(attempt: Attempt, update: Mapping[str, Any]) -> Attempt:
     merged = {k: {**getattr(attempt, k), **v} if isinstance(v, dict) else v for k, v in update.items()}
     return attempt.model_copy(update=merged)
+
+
+def _added(act: Act, update: Mapping[str, Any]) -> Act:
+    return act.model_copy(update={name: value for name, value in update.items() if getattr(act, name) is None})
 
 
 def _must(record: ReleaseRecord | None) -> ReleaseRecord:

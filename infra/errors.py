@@ -112,6 +112,10 @@ class Conflict(Transient):
     """Somebody else wrote the record first, or holds the lock."""
 
 
+class Overtaken(Transient):
+    """Somebody else came to a verdict first. Nothing is wrong: whoever looks again sees it."""
+
+
 class Withdrawn(Transient):
     """The model was taken down while a step was waiting. Nothing is wrong."""
 

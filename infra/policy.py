@@ -12,7 +12,7 @@ from typing import Literal
 
 from infra.hours import Hours
 
-Action = Literal["in step", "wait", "heal", "redeploy", "give up"]
+Action = Literal["in step", "wait", "heal", "redeploy", "withdraw", "give up"]
 
 HEALS_PER_HOUR = 3
 """More often than this something is wrong that another restart won't mend."""
@@ -35,6 +35,16 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A release that is up, passed acceptance and gets no traffic before a person says so. `until` in Unix seconds; `said`: by whom, and why."""
+
+    release: str
+    until: float
+    verdict: Literal["waiting", "approved", "rejected"] = "waiting"
+    said: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known about one model at one moment.
 
@@ -47,6 +57,7 @@ class Facts:
     heals            when `live` was healed
     busy             what is under way for this model already
     attempts         failures after which `desired` is given up
+    candidate        one that passed and waits for a person; None: none does
     """
 
     wanted: bool
@@ -63,6 +74,7 @@ class Facts:
     heals: Sequence[float] = ()
     busy: str | None = None
     attempts: int = ATTEMPTS
+    candidate: Candidate | None = None
 
 
 def decide(facts: Facts) -> Verdict:
@@ -71,6 +83,8 @@ def decide(facts: Facts) -> Verdict:
         return Verdict("in step", "nobody wants it")
     if facts.busy:
         return Verdict("wait", facts.busy)
+    if facts.candidate and facts.candidate.release != facts.live:
+        return _beside(facts, facts.candidate)
     if facts.desired is None:
         return Verdict("wait", facts.unknown or "nothing was admitted yet") if facts.live is None else _keep(facts)
     if facts.desired == facts.live:
@@ -92,6 +106,23 @@ def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
     if len(recent) >= HEALS_PER_HOUR:
         return Verdict("give up", f"{facts.live} was healed {len(recent)} times within an hour and is down again: {facts.live_problem or 'no answer'}", facts.live)
     return Verdict("heal", facts.live_problem or "the router does not answer", facts.live)
+
+
+def _beside(facts: Facts, candidate: Candidate) -> Verdict:
+    """A candidate waits for a person beside what serves: what serves comes first, then what was said, then whether there is anything to wait for."""
+    name = candidate.release
+    live = _keep(facts) if facts.live else None
+    if live and live.action in ("heal", "give up"):
+        return live
+    if candidate.verdict == "rejected":
+        return Verdict("withdraw", f"{name} was rejected {candidate.said}", name)
+    if facts.desired is not None and facts.desired != name:
+        return Verdict("withdraw", f"{facts.desired} should serve by now, not {name}", name)
+    if candidate.verdict == "approved":
+        return Verdict("redeploy", f"{facts.live or 'nothing'} -> {name}, approved {candidate.said}", name) if facts.desired else Verdict("wait", facts.unknown)
+    if facts.now >= candidate.until:
+        return Verdict("withdraw", f"nobody approved {name} in time", name)
+    return Verdict("wait", f"{name} waits for approval", name, candidate.until)
 
 
 def _bring_up(facts: Facts) -> Verdict:
@@ -122,7 +153,7 @@ class Admission:
     """Whether what the source shows now may go live, and why or why not, for people.
 
     ends_pin   it is newer than what a rollback left
-    approval   it may come up, and waits for a person before it gets traffic
+    approval   it comes up, and waits for a person before it gets traffic
     until      when it may be admitted by itself (Unix seconds); None: not by itself, or it is admitted
     """
 
@@ -166,20 +197,20 @@ def admit(
     if pin_until == "newer" and seen in known:
         return Admission(False, "pinned by a rollback until something newer appears")
     ends_pin = pin_until == "newer"
+    approval = rules.policy == "approve" and admitted is not None
     if seen == admitted and not ends_pin:
         return Admission(True, "as admitted before")
     if asked:
-        return Admission(True, "named by a person")
-    if rules.policy != "auto" and person and first:
-        return Admission(True, "the first of this source, and a person asked for it", ends_pin)
-    if rules.policy == "manual":
+        return Admission(True, "named by a person", approval=approval)
+    if rules.policy == "manual" and not (person and first):
         return Admission(False, "updates are manual: it waits for a person who names it")
-    if rules.policy == "auto" and person:
-        return Admission(True, _newest(ends_pin), ends_pin)
-    return _by_itself(rules, mark, last, now, ends_pin)
+    if person:
+        why = _newest(ends_pin) if rules.policy == "auto" else "the first of this source, and a person asked for it" if first else "a person asked for it"
+        return Admission(True, why, ends_pin, approval)
+    return _by_itself(rules, mark, last, now, ends_pin, approval)
 
 
-def _by_itself(rules: Rules, mark: str | None, last: float | None, now: float, ends_pin: bool) -> Admission:
+def _by_itself(rules: Rules, mark: str | None, last: float | None, now: float, ends_pin: bool, approval: bool) -> Admission:
     """No person gave the word: marks, the pause between two rollouts and the hours hold."""
     if mark:
         return Admission(False, f"it was tried before: {mark}")
@@ -189,7 +220,7 @@ def _by_itself(rules: Rules, mark: str | None, last: float | None, now: float, e
         return Admission(False, f"outside {rules.hours.text}; next at {rules.hours.told(opens)}", until=opens)
     if rested > now:
         return Admission(False, f"the last rollout was less than {_told(rules.min_interval)} ago", until=rested)
-    return Admission(True, "it comes up and waits for approval" if rules.policy == "approve" else _newest(ends_pin), ends_pin, approval=rules.policy == "approve")
+    return Admission(True, _newest(ends_pin), ends_pin, approval)
 
 
 def _newest(ends_pin: bool) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from infra.decisions import Admitted, Claim, Decisions, Deployment, Pin, ReleaseRecord, Sighting
+from infra.decisions import Acts, Admitted, Approval, Claim, Decisions, Deployment, Pin, ReleaseRecord, Sighting
 from infra.errors import ConfigError, PipelineError, Problem, Transient
 from infra.platform import Platform, Release
-from infra.policy import ATTEMPTS, Facts
+from infra.policy import ATTEMPTS, Candidate, Facts
 from infra.specs import ModelSpec
 from infra.states import EndpointState, Route, ServiceState
 from infra.waiting import Progress
@@ -71,6 +71,8 @@ class Situation:
     admitted: Admitted | None
     claim: Claim | None
     sighting: Sighting | None = None
+    approval: Approval | None = None
+    acts: Acts = field(default_factory=Acts)
 
     @property
     def wanted(self) -> bool:
@@ -83,9 +85,11 @@ class Situation:
         return bool(self.service and self.service.ready) and routed
 
     @property
-    def in_step(self) -> bool:
-        """What serves is what should: nothing is to be done."""
-        return self.serves and self.desired is not None and self.live is not None and self.desired.id == self.live.id and not self.others
+    def under_way(self) -> bool:
+        """A candidate comes up beside what serves, waits for a person, or is about to."""
+        tried = self.desired_record.last if self.desired_record else None
+        asked = self.acts.asked
+        return bool(self.claim or self.others or self.approval or (asked and asked.open) or (tried and tried.result == "running"))
 
 
 def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> Situation:
@@ -101,12 +105,12 @@ def look(platform: Platform, model: str, spec: ModelSpec | None, base: Path) -> 
         model, decisions.deployment, release, unknown, decisions.release(release.id) if release else None,
         live, live_doc.since if live_doc else None, service, service_unknown,
         tuple(state for state in running if not live or state.release != live.release.name),
-        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()), decisions.seen,
+        endpoint, endpoint_unknown, decisions.pin, decisions.admitted, decisions.claim(time.time()), decisions.seen, decisions.approval, decisions.acts,
     )  # fmt: skip
 
 
-def facts(seen: Situation, *, busy: str | None, now: float) -> Facts:
-    """What `decide` needs to know."""
+def facts(seen: Situation, *, now: float) -> Facts:
+    """What `decide` needs to know of a model on which no run works."""
     record = seen.desired_record
     failures = _failures(record)
     problem = seen.service.problem.text() if seen.service and seen.service.problem else ""
@@ -118,8 +122,8 @@ def facts(seen: Situation, *, busy: str | None, now: float) -> Facts:
         router_healthy=None if seen.endpoint_unknown else bool(seen.endpoint and seen.live and seen.endpoint.release == seen.live.release.name),
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
-        failures=failures, heals=seen.live.heals if seen.live else (), busy=busy,
-        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS,
+        failures=failures, heals=seen.live.heals if seen.live else (),
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen.approval),
     )  # fmt: skip
 
 
@@ -128,8 +132,8 @@ def state_of(seen: Situation, *, busy: bool = False) -> tuple[State, Problem | N
     if not seen.wanted:
         return ("stopping", None) if seen.others or (seen.service and seen.service.phase != "dead") else ("absent", None)
     if seen.serves:
-        problem = _behind(seen)
-        return ("degraded", problem) if problem and not busy else ("serving", None)
+        problem = None if busy or seen.under_way else _behind(seen)
+        return ("degraded", problem) if problem else ("serving", None)
     if busy or seen.claim:
         return "starting", None
     return "failed", _why_not(seen)
@@ -141,6 +145,8 @@ def _behind(seen: Situation) -> Problem | None:
         return Problem(f"{seen.model}: what should serve can not be told", why=seen.unknown, next=f"llm-pipeline up {seen.model}")
     record = seen.desired_record
     if seen.live and seen.desired.id != seen.live.id:
+        if record and record.mark and record.mark.kind == "rejected":
+            return None  # a person said so
         if record and record.mark:
             last = record.last.problem.problem() if record.last and record.last.problem else None
             why = last.why if last and last.why else record.mark.why
@@ -162,6 +168,13 @@ def _why_not(seen: Situation) -> Problem:
     if seen.service_unknown or seen.endpoint_unknown:
         return Problem(f"{seen.model} does not answer", why=seen.service_unknown or seen.endpoint_unknown, next=f"llm-pipeline logs {seen.model}")
     return Problem(f"{seen.model} is wanted, and nothing of it serves", why=seen.unknown or None, next=f"llm-pipeline up {seen.model}")
+
+
+def _candidate(found: Approval | None) -> Candidate | None:
+    """Who waits for a person, as `decide` takes it."""
+    if found is None:
+        return None
+    return Candidate(found.release, found.until, found.verdict, f"by {found.by}" + (f": {found.why}" if found.why else ""))
 
 
 def _failures(record: ReleaseRecord | None) -> tuple[float, ...]:

@@ -239,13 +239,13 @@ class Updates(Spec):
 
     policy: Literal["auto", "approve", "manual"] = says(
         "policy",
-        "auto (default: the source was named to be followed): the newest goes live by itself. approve, manual: it is shown and waits for `up --revision`.",
+        "auto (default: the source was named to be followed): the newest goes live by itself. approve: it comes up, is tested, and waits for `approve`. manual: it is shown and waits for `up --revision`.",
         "auto",
     )
     hours: Hours | None = says("policy", "When it may go live by itself: 'Mon-Fri 09:00-17:00 Europe/Berlin'. Null: at any time.", None)
     min_interval: Span = says("policy", "Seconds, or '2h', from one rollout to the next that happens by itself. Default 0: no pause.", 0)
     attempts: int = says("policy", "Tries of a release that fails for reasons that may pass; then it is marked failed. Default 3: over six minutes.", 3, ge=1, le=20)
-    approve_within: Span = says("policy", "Seconds, or '24h', that a candidate will wait for approval. Default a day: somebody looks once a day.", 86_400)
+    approve_within: Span = says("policy", "Seconds, or '24h', that a candidate waits for approval before it is removed. Default a day: somebody looks once a day.", 86_400)
 
 
 class ModelSpec(Spec):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import getpass
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assets.admission import judge
+from assets.approval import utc, waiting
 from assets.ray_service import outage_seconds, strategy
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_TIMEOUT, TAG_WHY, Model
 from assets.upstream import given
 from infra import policy
-from infra.decisions import Decisions, ReleaseRecord
+from infra.decisions import Approval, Decisions, ReleaseRecord
 from infra.declarations import nearest
 from infra.errors import Blocked, ConfigError, PipelineError, Problem, Timeout
 from infra.platform import Platform, Release
 from infra.situation import Situation, look, newest
 from infra.states import digest_of
 from infra.waiting import Progress
-from llm_pipeline import components
+from llm_pipeline import automation, components
 from llm_pipeline.runs import Dagster, Event, Launch
 
 CHAIN = ("deployment", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint")
@@ -139,6 +141,8 @@ def consider(model: Model, dagster: Dagster, revision: str | None = None, *, ret
         notes.append(f"pinned to {pin.release or pin.revision} ({pin.why}); llm-pipeline unpin {model.name} follows the declaration again")
     release = seen.desired if pin and pin.release and not verdict.ends_pin else _would_be(model, source, verdict, seen)
     record = decisions.release(release.id) if release else None
+    if refusal := _waits_for_a_person(model, decisions, release):
+        return Wish(model, seen, release, unchanged=False, refusal=refusal, notes=tuple(notes))
     if record and record.mark and record.mark.kind != "cancelled" and not retry:
         last = record.last.problem.problem() if record.last and record.last.problem else None
         refusal = Problem(
@@ -172,6 +176,35 @@ def rollback(dagster: Dagster, name: str, release: str | None, listen: Listener,
         return [Outcome(name, "unchanged", target.id, target.id, target.revision, model.platform.endpoint.url(name), notes=(f"release {target.id} serves already",))]
     tags = {TAG_ACTION: "rollback", TAG_WHY: f"rollback to {target.id}", "llm/to": target.id, "llm/hold": str(hold).lower()}
     return _launch_and_follow(dagster, [(model, ())], listen, tags, follow=follow, timeout=timeout)
+
+
+def approve(dagster: Dagster, name: str, listen: Listener, *, yes: bool, why: str = "", follow: bool = True, timeout: float = 3600) -> Outcome:
+    """Approves or rejects the candidate that waits, and follows the run that this causes. Raises Blocked when none waits."""
+    model = stage(name)
+    decisions = Decisions(model.platform.records, name)
+    found, live = waiting(decisions, decisions.approval), decisions.live
+    config = {"ops": {"say": {"config": {"model": name, "approve": yes, "why": why}}}}
+    _, events = _job(dagster, name, Launch({TAG_ACTION: "approval", TAG_BY: person(), "llm/approval": name}, job="approval", config=config), listen, timeout)
+    if error := _ended_badly(events, f"the word on {name}"):
+        raise error
+    run = _run_of_the_verdict(dagster, model)
+    if not follow or run is None:
+        return Outcome(name, "launched", found.release, run_id=run, notes=() if run else ("the loop does the rest at its next look",))
+    ended = _followed(dagster, model, run, live.release if live else None, listen, timeout, ())
+    if yes or ended.problem:
+        return ended
+    return replace(ended, result="unchanged", notes=(f"release {found.release} was rejected and is removed",))
+
+
+def _run_of_the_verdict(dagster: Dagster, model: Model) -> str | None:
+    """The run that the loop launches now that something was said. It is not waited for; when it looked at the same moment its run is found by its verdict."""
+    _, run = automation.look_now(dagster, components.declared().models[model.name])
+    until = time.monotonic() + automation.LAUNCH_SECONDS
+    while run is None and (last := Decisions(model.platform.records, model.name).acts.asked) and last.open and time.monotonic() < until:
+        found = automation.launched(dagster.instance, model.name, last.n)
+        run = found.run_id if found else None
+        time.sleep(0.3)
+    return run
 
 
 def earlier(decisions: Decisions, platform: Platform, release: str | None) -> ReleaseRecord:
@@ -274,6 +307,21 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
     return done + _launch_and_follow(dagster, launch, listen, tags, follow=follow, timeout=timeout)
 
 
+def _waits_for_a_person(model: Model, decisions: Decisions, release: Release | None) -> Problem | None:
+    """What `up` says of a candidate that passed already."""
+    found = decisions.approval
+    if found is None or release is None or found.release != release.id or found.verdict != "waiting":
+        return None
+    return _waiting(model.name, found)
+
+
+def _waiting(model: str, found: Approval) -> Problem:
+    return Problem(
+        f"release {found.release} passed and waits for approval until {utc(found.until)}", why="updates.policy is approve: a person has to say so before it gets traffic",
+        next=f"llm-pipeline approve {model}, or: llm-pipeline reject {model}",
+    )  # fmt: skip
+
+
 def _heal_live(dagster: Dagster, wish: Wish, listen: Listener, *, follow: bool, timeout: float) -> tuple[str, ...]:
     """What is declared is marked, and what served is down: that one comes back, as the loop would see to. What to say of it."""
     seen, name = wish.seen, wish.model.name
@@ -339,6 +387,9 @@ def _outcome(
     if not good and problem is None:
         stored = attempt.problem.problem() if attempt and attempt.problem else None
         problem = stored or Problem(f"the run of {model.name} ended as {status or 'unknown'}", next=f"llm-pipeline up {model.name} goes on from here")
+    waits = decisions.approval
+    if attempt and attempt.result == "waiting" and waits and record and waits.release == record.id:
+        return Outcome(model.name, "waiting", record.id, before, record.revision, None, run, changed, seconds, dict(attempt.phases), _waiting(model.name, waits), 3, notes)
     result = "serving" if good else "refused" if attempt and attempt.result == "refused" else "failed"
     return Outcome(
         model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url(model.name) if good else None,

@@ -6,24 +6,28 @@ rollout; none of them sees the platform (dead, refused, asleep).
 
 import socket
 import time
+from typing import Literal
 
 import dagster as dg
 
-from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_SAW, TAG_WHY
+from assets.step import TAG_ACT, TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_SAW, TAG_WHY
 from assets.workers import bury
-from infra.decisions import Act, Decisions, Mark, ReleaseRecord
+from infra.decisions import LAUNCHING, LOOP, Act, Decisions, Mark, ReleaseRecord
 from infra.declarations import Declared
-from infra.errors import PipelineError
+from infra.errors import Overtaken, PipelineError
 from infra.loop import Loop
-from infra.platform import Platform, Release
+from infra.platform import Platform
 from infra.policy import Facts, Verdict, decide
-from infra.situation import facts, look
+from infra.situation import Situation, facts, look
 from infra.specs import ModelSpec
 from llm_pipeline.components import declared, platform_of
-from llm_pipeline.runs import ASSET_JOB
+from llm_pipeline.runs import ASSET_JOB, Dagster, Launch
 
 EVERY = 15
 """Seconds between two looks of the loop."""
+
+LAUNCH_SECONDS = 60.0
+"""How long a run that was asked for may take to be seen in Dagster; then it is taken for lost, and asked for again."""
 
 ROLLOUT = ("model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint")
 """What a run of the loop materialises; never `deployment`: only a person makes a model wanted."""
@@ -42,7 +46,7 @@ def build() -> dg.Definitions:
     )  # fmt: skip
     def reconcile(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         busy, loop = runs_under_way(context.instance), Loop(myself(context.instance), context.cursor)
-        requests, said = [], []
+        requests, pages, said = [], [], []
         clusters: dict[str, Platform | PipelineError] = {}
         for name, found in declared().models.items():
             try:
@@ -50,14 +54,15 @@ def build() -> dg.Definitions:
                 if other := elsewhere(platform, found, loop):
                     said.append(f"{name}: {other} acts on {found.spec.cluster}")
                     continue
-                verdict, release = judge(platform, found, busy.get(name))
+                verdict, seen = judge(context.instance, platform, found, busy.get(name))
             except PipelineError as error:
                 said.append(f"{name}: cannot tell: {error.problem.what}")
                 continue
             said.append(f"{name}: {verdict.action}: {verdict.why}")
-            if request := act(platform, name, verdict, release):
+            if request := act(platform, name, verdict, seen):
                 requests.append(request)
-        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else "; ".join(said) or "no models", cursor=loop.memory())
+                pages.append(page(name, verdict, request.tags[TAG_SAW]))
+        return dg.SensorResult(run_requests=requests, asset_events=pages, skip_reason=None if requests else "; ".join(said) or "no models", cursor=loop.memory())
 
     return dg.Definitions(sensors=[reconcile])
 
@@ -98,45 +103,93 @@ def elsewhere(platform: Platform, found: Declared[ModelSpec], loop: Loop) -> str
     return loop.other(platform.records, found.spec.cluster, time.time()) if wanted else None
 
 
-def judge(platform: Platform, found: Declared[ModelSpec], busy: str | None) -> tuple[Verdict, Release | None]:
-    """What to do for one model, and the release that should be live. Of a model that nobody wants only that is looked at: most of many sleep."""
-    if not Decisions(platform.records, found.spec.name).wanted:
-        return decide(Facts(wanted=False, now=time.time())), None
+def judge(instance: dg.DagsterInstance, platform: Platform, found: Declared[ModelSpec], busy: str | None) -> tuple[Verdict, Situation | None]:
+    """What to do for one model, and how it stands. Of one that nobody wants, or on which a run works, only that is looked at."""
+    decisions, now = Decisions(platform.records, found.spec.name), time.time()
+    if not decisions.wanted:
+        return decide(Facts(wanted=False, now=now)), None
+    if busy := busy or settle(instance, decisions):
+        return decide(Facts(wanted=True, now=now, busy=busy)), None
     seen = look(platform, found.spec.name, found.spec, found.base)
-    return decide(facts(seen, busy=busy, now=time.time())), seen.desired
+    return decide(facts(seen, now=now)), seen
 
 
-def act(platform: Platform, model: str, verdict: Verdict, desired: Release | None) -> dg.RunRequest | None:
-    """Stores the verdict when it acts or says something new, and turns it into a run."""
-    decisions = Decisions(platform.records, model)
-    last = next(reversed(decisions.acts.verdicts), None)
-    told = Act(at=time.time(), action=verdict.action, before=_live(decisions), after=verdict.release, because=verdict.why)
-    if verdict.action not in ("heal", "redeploy", "give up"):
-        if (last is None and verdict.action == "wait") or (last and (last.action, _plain(last.because)) != (verdict.action, _plain(verdict.why))):
-            decisions.act(told)
+def settle(instance: dg.DagsterInstance, decisions: Decisions) -> str | None:
+    """The run of the last verdict does not go on: either it is not there yet, which is said, or it ended without a word, and so its verdict ends.
+
+    One that a person ended before it began is left alone, like one that is ended later.
+    """
+    last, now = decisions.acts.asked, time.time()
+    if last is None or not last.open:
         return None
-    release = verdict.release or ""
-    number = decisions.act(told)
+    run = launched(instance, decisions.model, last.n)
+    if run is None and last.run is None and 0 <= now - last.at < LAUNCH_SECONDS:
+        return f"a run was asked for {now - last.at:.0f} s ago"
+    cancelled = run is not None and run.status == dg.DagsterRunStatus.CANCELED
+    if cancelled and last.run is None and last.after and last.action == "redeploy":
+        mark(decisions, last.after, "a person ended the run before it began", "cancelled")
+    decisions.acted(last.n, result="cancelled" if cancelled else "failed", seconds=round(now - last.at, 1))
+    return None
+
+
+def launched(instance: dg.DagsterInstance, model: str, number: int) -> dg.DagsterRun | None:
+    """The run of a verdict, where Dagster has one already."""
+    return next(iter(instance.get_runs(dg.RunsFilter(tags={TAG_MODEL: model, TAG_ACT: str(number)}), limit=1)), None)
+
+
+def act(platform: Platform, model: str, verdict: Verdict, seen: Situation | None) -> dg.RunRequest | None:
+    """Stores the verdict when it acts or says something new, and turns it into a run. None too when somebody else came to a verdict meanwhile.
+
+    That a run works on the model is not stored: the run tells of itself.
+    """
+    if seen is None:
+        return None
+    decisions, last, live = Decisions(platform.records, model), seen.acts.last, seen.live.id if seen.live else None
+    told = Act(at=time.time(), action=verdict.action, before=live, after=verdict.release, because=verdict.why)
+    acts = verdict.action in (*LAUNCHING, "give up")
+    if not acts and (verdict.action != "wait" if last is None else (last.action, _plain(last.because)) == (verdict.action, _plain(verdict.why))):
+        return None
+    try:
+        number = decisions.act(told, after=seen.acts.n)
+    except Overtaken:
+        return None
+    release = (live if verdict.action == "withdraw" else verdict.release) or ""
     if verdict.action == "give up":
         mark(decisions, release, verdict.why)
+    if verdict.action not in LAUNCHING:
         return None
-    if verdict.action == "redeploy" and desired:
-        decisions.remember(desired)
+    if verdict.action == "redeploy" and seen.desired:
+        decisions.remember(seen.desired)
     if verdict.action == "heal":
         decisions.change(ReleaseRecord, f"release/{release}", lambda old: old.model_copy(update={"heals": (*old.heals, time.time())[-20:]}))  # type: ignore[union-attr]
-    tags = {TAG_MODEL: model, TAG_BY: "reconcile", TAG_WHY: verdict.why, TAG_ACTION: verdict.action, TAG_RELEASE: release, TAG_SAW: told.before or ""}
+    tags = {
+        TAG_MODEL: model, TAG_BY: LOOP, TAG_WHY: verdict.why, TAG_ACTION: verdict.action, TAG_RELEASE: release, TAG_SAW: live or "", TAG_ACT: str(number),
+    }  # fmt: skip
     return dg.RunRequest(run_key=f"{model}/{verdict.action}/{release}/{number}", asset_selection=[dg.AssetKey([model, stage]) for stage in ROLLOUT], tags=tags)
 
 
-def mark(decisions: Decisions, release: str, why: str) -> None:
+def look_now(dagster: Dagster, found: Declared[ModelSpec]) -> tuple[Verdict, str | None]:
+    """The loop's next look at one model, at once: the verdict, and the run that it launched. For a person, or a pipeline, that does not want to wait for it."""
+    platform = platform_of(found.spec.cluster)
+    verdict, seen = judge(dagster.instance, platform, found, runs_under_way(dagster.instance).get(found.spec.name))
+    request = act(platform, found.spec.name, verdict, seen)
+    if request is None:
+        return verdict, None
+    assets = [(key.path[0], key.path[1]) for key in request.asset_selection or ()]
+    return verdict, dagster.launch(Launch(request.tags, assets), needs_daemon=False)
+
+
+def page(model: str, verdict: Verdict, before: str | None) -> dg.AssetObservation:
+    """A verdict on the model's page."""
+    return dg.AssetObservation(
+        dg.AssetKey([model, "deployment"]), metadata={"verdict": verdict.action, "from": before or "-", "to": verdict.release or "-", "because": verdict.why, "by": LOOP},
+    )  # fmt: skip
+
+
+def mark(decisions: Decisions, release: str, why: str, kind: Literal["failed", "cancelled"] = "failed") -> None:
     """Automation leaves this release alone from now on."""
-    failed = Mark(kind="failed", why=why, at=time.time())
-    decisions.change(ReleaseRecord, f"release/{release}", lambda old: old.model_copy(update={"mark": failed}))  # type: ignore[union-attr]
-
-
-def _live(decisions: Decisions) -> str | None:
-    found = decisions.live
-    return found.release if found else None
+    made = Mark(kind=kind, why=why, at=time.time())
+    decisions.change(ReleaseRecord, f"release/{release}", lambda old: old.model_copy(update={"mark": made}))  # type: ignore[union-attr]
 
 
 def _plain(why: str) -> str:

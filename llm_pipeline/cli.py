@@ -19,6 +19,7 @@ from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
 from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, revisions, screens, views
+from llm_pipeline import notify as notifying
 from llm_pipeline.runs import Dagster
 
 app = typer.Typer(
@@ -128,13 +129,33 @@ def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds
 
 
 @app.command(rich_help_panel=LIFE)
+def approve(
+    model: Name,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the decision.")] = "",
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and show the phases.")] = True,
+    as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
+) -> None:  # fmt: skip
+    """Let the candidate that waits go live."""
+    said(model, reason, approve=True, follow=follow, as_json=as_json, timeout=timeout)
+
+
+@app.command(rich_help_panel=LIFE)
+def reject(
+    model: Name,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the decision.")] = "",
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and show the phases.")] = True,
+    as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
+) -> None:  # fmt: skip
+    """Remove the candidate that waits; what serves goes on."""
+    said(model, reason, approve=False, follow=follow, as_json=as_json, timeout=timeout)
+
+
+@app.command(rich_help_panel=LIFE)
 def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
-    """Look now whether the source of a model has something new."""
+    """Look at the source now, and begin what follows from it."""
     dagster = Dagster(load())
-    news = revisions.notify(actions.stage(model), lambda: dagster.instance, timeout)
-    if news.new:
-        dagster.instance.report_runless_asset_event(revisions.event(news))
-    found = revisions.describe(news)
+    news, run = notifying.notify(dagster, actions.stage(model), timeout)
+    found = revisions.describe(news) | {"run_id": run}
     if as_json:
         console.document(found)
     else:
@@ -310,6 +331,14 @@ def dagster_(action: Annotated[str, typer.Argument(metavar="start|stop")]) -> No
         console.note(f"Dagster {'started' if started else 'runs already'}: {Dagster(found).url}")
     else:
         console.note("Dagster stopped" if dev.stop(found, progress) else "Dagster was not running")
+
+
+def said(model: str, reason: str, *, approve: bool, follow: bool, as_json: bool, timeout: float) -> None:
+    """A person's word on a candidate, and what it caused."""
+    dagster = Dagster(load())
+    with console.board(quiet=as_json) as board:
+        outcome = actions.approve(dagster, model, board.listen, yes=approve, why=reason, follow=follow, timeout=timeout)
+    screens.finish(dagster, [outcome], as_json=as_json, took=time.time() - board.began)
 
 
 def remove(dagster: Dagster, rows: list[dict[str, Any]], timeout: float) -> None:

@@ -3,7 +3,7 @@
     glance -> look, when something moved -> admit -> the records `seen` and `admitted` -> an observation, without a run
 
 The loop (automation.py) then rolls out what was admitted: here nothing is launched. Sources are asked side by side, each for itself;
-records are read and written by one thread. `llm-pipeline notify` goes the same way for one model, at once.
+records are read and written by one thread. `notify` (notify.py) goes the same way for one model, at once.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from assets.admission import admit, judge, sighted
 from assets.step import Model
 from assets.upstream import Given, Known, givens
 from infra import policy, settings
-from infra.decisions import Admitted, Decisions, Failure, Sighting
+from infra.decisions import LOOKS, Act, Admitted, Decisions, Failure, Sighting
 from infra.errors import Blocked, PipelineError, Timeout, Transient
+from infra.loop import Loop
 from infra.platform import Platform, Record
 from infra.waiting import Progress
 from infra.weights import Changes, Glance, Manifest, Seen, changes, parse
 from infra.weights.parallel import each
-from llm_pipeline.automation import at_once
+from llm_pipeline.automation import at_once, elsewhere, myself
 from llm_pipeline.components import declared, model_stage
 from llm_pipeline.views import utc
 
@@ -91,12 +92,13 @@ def build() -> dg.Definitions:
     """The sensor."""
 
     @dg.sensor(
-        name="revisions", minimum_interval_seconds=EVERY, default_status=dg.DefaultSensorStatus.STOPPED,
+        name="revisions", minimum_interval_seconds=EVERY, default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks at the sources of wanted models and admits what is new, as their `updates` allow. Launches nothing: reconcile rolls it out.",
     )  # fmt: skip
     def revisions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         events, said = [], []
-        watched, problems = wanted(lambda: context.instance)
+        loop = Loop(myself(context.instance), context.cursor)
+        watched, problems = wanted(loop, lambda: context.instance)
         for name, found in follow(watched):
             if isinstance(found, PipelineError):
                 said.append(f"{name}: cannot tell: {found.problem.what}")
@@ -104,13 +106,13 @@ def build() -> dg.Definitions:
                 said.append(f"{name}: {told(found)}")
                 events.append(event(found))
         said += problems
-        return dg.SensorResult(asset_events=events, skip_reason="; ".join(said) or f"nothing new at the sources of {len(watched)} model{'' if len(watched) == 1 else 's'}")
+        return dg.SensorResult(asset_events=events, skip_reason="; ".join(said) or f"nothing new at the sources of {len(watched)} model{'' if len(watched) == 1 else 's'}", cursor=loop.memory())
 
     return dg.Definitions(sensors=[revisions])
 
 
-def notify(model: Model, known: Known, timeout: float) -> News:
-    """Looks at one model's source now. Raises Blocked when nobody wants the model."""
+def look_at(model: Model, known: Known, timeout: float) -> News:
+    """What one model's source shows now, and what policy says of it. Raises Blocked when nobody wants the model."""
     decisions = Decisions(model.platform.records, model.name)
     if not decisions.wanted:
         raise Blocked(f"nobody wants {model.name}", why="only the sources of wanted models are followed", next=f"llm-pipeline up {model.name} takes what is newest there")
@@ -118,14 +120,19 @@ def notify(model: Model, known: Known, timeout: float) -> News:
     return conclude(watched, ask(watched, Progress(timeout)))
 
 
-def wanted(known: Known) -> tuple[list[Watched], list[str]]:
-    """Every declared model that is wanted; and a sentence for each that can not be told."""
+def wanted(loop: Loop, known: Known) -> tuple[list[Watched], list[str]]:
+    """Every declared model that is wanted, where this Dagster acts; and a sentence for each that is not, or can not be told."""
     clusters: dict[str, Platform | PipelineError] = {}
     found, problems = [], []
     for name, one in declared().models.items():
         try:
-            decisions = Decisions(at_once(clusters, one.spec.cluster).records, name)
-            if decisions.wanted:
+            platform = at_once(clusters, one.spec.cluster)
+            decisions = Decisions(platform.records, name)
+            if not decisions.wanted:
+                continue
+            if other := elsewhere(platform, one, loop):
+                problems.append(f"{name}: {other} acts on {one.spec.cluster}")
+            else:
                 found.append(_watched(model_stage(one, declared()), decisions))
         except PipelineError as error:
             problems.append(f"{name}: cannot tell: {error.problem.what}")
@@ -190,6 +197,8 @@ def conclude(one: Watched, answer: Answer, now: float | None = None) -> News:
         verdict = admit(Decisions(one.model.platform.records, one.model.name), one.model, seen, by="revisions", before=one.admitted)
     sighting = sighted(old, seen, answer.glance, verdict, moment)
     new = (verdict.admitted and moved) or old is None or sighting != old.model_copy(update={"glance": sighting.glance})
+    if new and moved:
+        _store(one, before, seen, verdict, moment)
     if sighting != old:
         one.decisions.write("seen", sighting)
     return News(one.model, sighting, before, verdict, _changed(before, sighting), new)
@@ -258,6 +267,12 @@ def _away(one: Watched, problem: PipelineError, now: float) -> News:
     sighting = base.model_copy(update={"reachable": False, "since": old.since if old and not old.reachable else now, "problem": failure})
     one.decisions.write("seen", sighting)
     return News(one.model, sighting, one.decisions.admitted, None, None, new=True)
+
+
+def _store(one: Watched, before: Admitted | None, seen: Seen, verdict: policy.Admission, now: float) -> None:
+    """What was decided about a revision, beside the loop's own verdicts."""
+    action = "admit" if verdict.admitted else "hold"
+    one.decisions.act(Act(at=now, action=action, before=_short(before.revision) if before else None, after=_short(seen.revision), because=verdict.why, by=LOOKS))
 
 
 def _seen(old: Sighting | None) -> Seen:

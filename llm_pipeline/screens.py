@@ -97,6 +97,10 @@ def notified(found: dict[str, Any], told: str) -> None:
     console.line(f"{model}: {told}", "busy" if found["waits"] else "good")
     rows = [("to fetch", console.size(found["bytes"])), ("until", (found["waits"] or {}).get("until") or ""), ("link", found["link"] or "")]
     console.table([row for row in rows if row[1]], styles=("quiet",)) if found["before"] != found["revision"] else None
+    if found["run_id"]:
+        console.line(f"its rollout was launched: run {found['run_id'][:8]}")
+        console.following(f"llm-pipeline status {model} --watch")
+        return
     console.following(f"llm-pipeline up {model} --revision {found['revision']}" if found["waits"] else f"llm-pipeline status {model}")
 
 

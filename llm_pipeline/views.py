@@ -173,6 +173,8 @@ def newest_of(seen: Situation) -> str | None:
 
 def held(seen: Situation) -> dict[str, str | None] | None:
     """Why what the source shows is not rolled out, as it was stored. None: it is, or nobody wants the model."""
+    if seen.wanted and (asked := seen.approval) and asked.verdict == "waiting":
+        return {"why": f"release {asked.release} passed and waits for approval: llm-pipeline approve {seen.model}", "until": utc(asked.until)}
     found = seen.sighting
     if not seen.wanted or found is None or found.waits is None or (seen.live and seen.live.revision == found.revision):
         return None
@@ -214,7 +216,7 @@ def attempt_row(record: ReleaseRecord, attempt: Attempt, platform: Platform) -> 
 def why(decisions: Decisions, last: int) -> list[dict[str, Any]]:
     """The stored verdicts, newest first; never derived again."""
     rows = [
-        {"at": utc(act.at), "action": act.action, "from": act.before, "to": act.after, "because": act.because, "by": act.by, "run_id": act.run, "seconds": act.seconds}
+        {"at": utc(act.at), "action": act.action, "from": act.before, "to": act.after, "because": act.because, "by": act.by, "run_id": act.run, "seconds": act.seconds, "result": act.result}
         for act in decisions.acts.verdicts
     ]
     return rows[::-1][:last]

@@ -21,7 +21,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
 import infra.local
-from assets import collect, pins, teardown
+from assets import approval, collect, pins, teardown
 from assets.admission import sighted
 from assets.ray_service import route_of
 from infra import settings
@@ -157,7 +157,7 @@ class Clone:
             self._defs = dg.Definitions.merge(
                 *(components.build_cluster(found) for found in everything.clusters.values()),
                 *(components.build_model(found, everything) for found in everything.models.values()),
-                teardown.build(clusters), pins.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), revisions.build(), dg.Definitions(executor=dg.in_process_executor),
+                teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), revisions.build(), dg.Definitions(executor=dg.in_process_executor),
             )  # fmt: skip
         return self._defs
 
@@ -260,6 +260,11 @@ class Clone:
         given = {"ops": {"write_pin": {"config": {"model": model, **config}}}}
         return self.execute(self.queue([], "pin", given, by="ann"))
 
+    def say(self, model: str = "demo", *, approve: bool, why: str = "", by: str = "eve") -> Ran:
+        """The run of `approve` or `reject`."""
+        given = {"ops": {"say": {"config": {"model": model, "approve": approve, "why": why}}}}
+        return self.execute(self.queue([], "approval", given, by=by))
+
     def collect(self) -> Ran:
         """The run of `collect`, which is also that of its schedule."""
         return self.execute(self.queue([], "collect", by="ann"))
@@ -282,9 +287,17 @@ class Clone:
 
     def obey(self, request: dg.RunRequest) -> Ran:
         """Runs what a tick asked for."""
+        return self.execute(self.take(request))
+
+    def take(self, request: dg.RunRequest) -> dg.DagsterRun:
+        """The run that a tick asked for, as it waits in the queue."""
         keys = [(key.path[0], key.path[1]) for key in request.asset_selection or ()]
         tags = {name.removeprefix("llm/"): value for name, value in request.tags.items()}
-        return self.execute(self.queue(keys, **tags))
+        return self.queue(keys, **tags)
+
+    def cancel(self, request: dg.RunRequest) -> None:
+        """A person ends the run of a tick before it began."""
+        self.instance.report_run_canceled(self.take(request))
 
 
 def make(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Clone, Callable[[], None]]:

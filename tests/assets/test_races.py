@@ -137,7 +137,7 @@ def test_a_down_ends_the_tries_that_a_killed_run_left_open(clone: Clone) -> None
     assert last and (last.run, last.result) == ("dead-run", "cancelled")
 
 
-@pytest.mark.parametrize(("worker", "status"), [(next(iter(DEAD.values())), "CANCELED"), (workers.myself(), "CANCELING"), ("elsewhere:b:1:1", "CANCELING"), ("", "CANCELING")])
+@pytest.mark.parametrize(("worker", "status"), [(next(iter(DEAD.values())), "CANCELED"), (workers.myself(), "CANCELING"), ("elsewhere:b:1:1", "CANCELING"), ("", "CANCELING")], ids=["gone", "alive", "elsewhere", "unknown"])
 def test_a_run_whose_process_is_gone_is_ended_by_the_next_look(clone: Clone, worker: str, status: str) -> None:
     """Dagster learns of it from the code server only, and never when that one is gone too; one that lives or is elsewhere is left alone."""
     run = clone.queue_up()

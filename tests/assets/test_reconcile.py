@@ -11,7 +11,7 @@ import pytest
 from infra.decisions import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from infra.platform import Records
-from llm_pipeline import automation
+from llm_pipeline import automation, components, views
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone
 from tests.doubles.parts import Behaviour
@@ -119,7 +119,7 @@ def test_what_died_is_healed(clone: Clone, world: World) -> None:
     assert request.run_key == f"demo/heal/{live}/1"
     assert request.asset_selection == [dg.AssetKey(["demo", stage]) for stage in ROLLOUT]
     assert dict(request.tags) == {
-        "llm/model": "demo", "llm/by": "reconcile", "llm/why": f"demo-{live}: out of memory", "llm/lifecycle": "heal", "llm/release": live, "llm/saw": live,
+        "llm/model": "demo", "llm/by": "reconcile", "llm/why": f"demo-{live}: out of memory", "llm/lifecycle": "heal", "llm/release": live, "llm/saw": live, "llm/act": "1",
     }  # fmt: skip
     assert ran.success and clone.live() == live and waits(clone) == "demo: in step: in step"
     assert verdicts(clone) == [("heal", f"demo-{live}: out of memory"), ("in step", "in step")]
@@ -185,7 +185,10 @@ def test_every_act_has_a_run_key_of_its_own(clone: Clone, world: World) -> None:
     clone.serve()
     world.kill(f"demo-{clone.live()}")
 
-    keys = [asked(clone).run_key, asked(clone).run_key]
+    first = asked(clone)
+    clone.obey(first)
+    world.kill(f"demo-{clone.live()}")
+    keys = [first.run_key, asked(clone).run_key]
 
     assert keys == [f"demo/heal/{clone.live()}/1", f"demo/heal/{clone.live()}/2"]
 
@@ -294,12 +297,73 @@ def test_a_marked_release_is_never_tried_again(clone: Clone, world: World, kind:
     """Until spec, weights or image change, or somebody says retry."""
     clone.serve()
     clone.declare(engine={"max_model_len": 256})
-    release = asked(clone).tags["llm/release"]
+    request = asked(clone)
+    release = request.tags["llm/release"]
+    clone.instance.report_run_failed(clone.take(request))
     clone.decisions().change(ReleaseRecord, f"release/{release}", lambda record: with_(record, mark=Mark(kind=kind, why="because", at=1.0)))
 
     assert waits(clone) == f"demo: wait: {release} waits: {kind}: because"
     clone.declare(engine={"max_model_len": 128})
     assert asked(clone).tags["llm/release"] != release
+
+
+def test_a_run_that_a_person_ends_in_the_queue_is_not_asked_for_again(clone: Clone, world: World) -> None:
+    """Nothing of it began, and the person meant it all the same; `up` tries it again."""
+    live = clone.serve()
+    clone.declare(engine={"max_model_len": 256})
+    request = asked(clone)
+    clone.cancel(request)
+
+    assert waits(clone) == f"demo: wait: {request.tags['llm/release']} waits: cancelled: a person ended the run before it began"
+    assert clone.live() == live and clone.decisions().acts.verdicts[0].result == "cancelled"
+    assert clone.up().success and clone.live() == request.tags["llm/release"]
+
+
+def test_what_was_asked_for_is_not_asked_for_twice(clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look and its run in Dagster there is a while in which another look must not ask too; a run that never comes is asked for again."""
+    clone.serve()
+    clone.declare(engine={"max_model_len": 256})
+    first = asked(clone)
+    soon = waits(clone)
+    now = time.time
+    monkeypatch.setattr(automation.time, "time", lambda: now() + 61)
+    again = asked(clone)
+
+    assert soon == "demo: wait: a run was asked for 0 s ago" and again.run_key != first.run_key
+    assert [(act.action, act.result) for act in clone.decisions().acts.verdicts] == [("redeploy", "failed"), ("redeploy", None)]
+
+
+def test_of_two_looks_at_one_moment_one_acts(clone: Clone, world: World) -> None:
+    """The loop's and a person's: the second one finds that a verdict came first, and asks for nothing."""
+    clone.serve()
+    clone.declare(engine={"max_model_len": 256})
+    found = components.declared().models["demo"]
+    looks = [automation.judge(clone.instance, world.platform, found, None) for _ in range(2)]
+
+    requests = [automation.act(world.platform, "demo", verdict, seen) for verdict, seen in looks]
+
+    assert requests[0] and requests[1] is None and len(verdicts(clone)) == 1
+
+
+def test_an_act_has_its_run_and_its_end(clone: Clone, world: World) -> None:
+    """What `why` prints: never derived again, also when the run failed or was killed."""
+    clone.serve()
+    world.source["demo"] = "v2"
+    clone.looks()
+    ran = clone.obey(asked(clone))
+    world.behave["v3"] = Behaviour(answers={"ping": "pang"})
+    world.source["demo"] = "v3"
+    clone.looks()
+    bad = clone.obey(asked(clone))
+    clone.tick()
+
+    rows = [(row["action"], row["by"], row["run_id"], row["result"]) for row in views.why(clone.decisions(), 20)]
+    assert rows == [
+        ("wait", "reconcile", None, None), ("redeploy", "reconcile", bad.id, "refused"), ("admit", "revisions", None, None),
+        ("redeploy", "reconcile", ran.id, "done"), ("admit", "revisions", None, None),
+    ]  # fmt: skip
+    ends = [act.seconds for act in clone.decisions().acts.verdicts if act.result]
+    assert len(ends) == 2 and all(seconds is not None and seconds >= 0 for seconds in ends)
 
 
 def test_after_a_refusal_without_room_the_old_release_is_brought_back(clone: Clone, world: World) -> None:

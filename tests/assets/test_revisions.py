@@ -12,8 +12,10 @@ import pytest
 
 from infra.decisions import Admitted
 from infra.errors import Conflict, Transient
+from infra.loop import Loop
 from infra.waiting import Progress
 from llm_pipeline import revisions, views
+from llm_pipeline.automation import myself
 from tests.assets.clone import Clone
 from tests.doubles.parts import Behaviour, manifest_of
 from tests.doubles.platform import World
@@ -181,10 +183,9 @@ def test_soon_after_a_rollout_the_next_one_waits(clone: Clone, world: World) -> 
     assert found and live and "less than 2 h ago" in waits(clone) and found.until == live.since + 7200
 
 
-@pytest.mark.parametrize("policy", ["manual", "approve"])
-def test_what_a_person_releases_is_shown_and_waits_for_a_person_who_names_it(clone: Clone, world: World, policy: str) -> None:
+def test_what_a_person_releases_is_shown_and_waits_for_a_person_who_names_it(clone: Clone, world: World) -> None:
     """`up` alone keeps what was admitted; the first of all needs no name."""
-    clone.declare(updates={"policy": policy})
+    clone.declare(updates={"policy": "manual"})
     assert clone.up().success
     world.source["demo"] = "v2"
 
@@ -289,7 +290,7 @@ def test_a_source_that_hangs_never_counts_as_unchanged(clone: Clone, world: Worl
     clone.looks()
     end = threading.Event()
     world.on_look = lambda _: end.wait(600)
-    watched, _ = revisions.wanted(lambda: clone.instance)
+    watched, _ = revisions.wanted(Loop(myself(clone.instance), None), lambda: clone.instance)
     try:
         ((_, answer),) = revisions.asked(watched, seconds=1)
     finally:
@@ -303,7 +304,7 @@ def test_what_a_person_admits_while_a_source_is_asked_is_not_overwritten(clone: 
     clone.serve()
     clone.looks()
     world.source["demo"] = "v2"
-    (one,) = revisions.wanted(lambda: clone.instance)[0]
+    (one,) = revisions.wanted(Loop(myself(clone.instance), None), lambda: clone.instance)[0]
     late = revisions.ask(one, Progress(60))
     world.source["demo"] = "v3"
     assert clone.up().success

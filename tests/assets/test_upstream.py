@@ -372,7 +372,7 @@ def test_notify_goes_the_same_way(clone: Clone, team: Team) -> None:
     path = team.tune(20)
     everything = components.declared()
 
-    news = revisions.notify(components.model_stage(everything.models["demo"], everything), lambda: clone.instance, 60)
+    news = revisions.look_at(components.model_stage(everything.models["demo"], everything), lambda: clone.instance, 60)
 
     assert news.verdict and news.verdict.admitted and news.sighting.revision == digest(path)
 

@@ -19,7 +19,7 @@ def a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_notify_of_something_new(terminal: Terminal, clone: Clone, world: World) -> None:
-    """It is admitted, stands on the model's page, and the loop has it at its next look."""
+    """It is admitted, stands on the model's page, and its rollout is launched as the loop would launch it; the loop asks for nothing more."""
     clone.serve()
     world.source["demo"] = "v2"
 
@@ -29,8 +29,9 @@ def test_notify_of_something_new(terminal: Terminal, clone: Clone, world: World)
     assert found["admitted"] is True and found["waits"] is None and found["link"] is None and found["source"]["reachable"] is True
     (event,) = clone.instance.fetch_observations(dg.AssetKey(["demo", "model_revision"]), limit=1).records
     assert event.asset_observation and event.asset_observation.metadata["revision"].value == "v2"
-    (request,) = clone.tick().run_requests or ()
-    assert request.tags["llm/lifecycle"] == "redeploy"
+    run = clone.instance.get_run_by_id(found["run_id"])
+    assert run and (run.tags["llm/lifecycle"], run.tags["llm/by"]) == ("redeploy", "reconcile") and clone.record(clone.live() or "").revision == "v2"
+    assert not clone.tick().run_requests
 
 
 def test_notify_of_the_hub_links_to_the_commit(terminal: Terminal, clone: Clone, world: World) -> None:

@@ -93,10 +93,10 @@ def test_a_run_under_way_is_starting_or_serving_and_never_failed() -> None:
 
 def test_what_is_seen_becomes_what_decide_needs() -> None:
     """Dead is False, not seen is None; nothing live is neither."""
-    well, dead = facts(serving(), busy=None, now=NOW), facts(serving(service=DEAD), busy=None, now=NOW)
-    gone = facts(serving(service=None), busy=None, now=NOW)
-    unseen = facts(serving(service=None, service_unknown="slow", endpoint=None, endpoint_unknown="slow"), busy=None, now=NOW)
-    first = facts(serving(**NOTHING), busy=None, now=NOW)
+    well, dead = facts(serving(), now=NOW), facts(serving(service=DEAD), now=NOW)
+    gone = facts(serving(service=None), now=NOW)
+    unseen = facts(serving(service=None, service_unknown="slow", endpoint=None, endpoint_unknown="slow"), now=NOW)
+    first = facts(serving(**NOTHING), now=NOW)
 
     assert (well.live_healthy, well.router_healthy, well.live, well.desired) == (True, True, OLD.id, OLD.id)
     assert (dead.live_healthy, gone.live_healthy, unseen.live_healthy, first.live_healthy) == (False, False, None, None)
@@ -104,15 +104,14 @@ def test_what_is_seen_becomes_what_decide_needs() -> None:
     assert "Killed" in dead.live_problem
     assert gone.live_problem == "nothing of it runs"
     assert [decide(found).action for found in (well, dead, gone, unseen, first)] == ["in step", "heal", "heal", "wait", "redeploy"]
-    assert facts(serving(), busy="run 1", now=NOW).busy == "run 1"
 
 
 def test_failures_count_from_the_last_success_or_retry() -> None:
     """Else `retry` would be given up at once, having failed three times before."""
     tries = (attempt("failed", 10.0, transient=True), attempt("accepted", 20.0), attempt("failed", 30.0, transient=True), attempt("failed", 40.0), attempt("failed", 50.0, transient=True))
 
-    counted = facts(serving(desired_record=record(OLD, attempts=tries)), busy=None, now=NOW)
-    fresh = facts(serving(desired_record=record(OLD, attempts=tries, retried=30.0)), busy=None, now=NOW)
+    counted = facts(serving(desired_record=record(OLD, attempts=tries)), now=NOW)
+    fresh = facts(serving(desired_record=record(OLD, attempts=tries, retried=30.0)), now=NOW)
 
     assert counted.failures == (30.0, 50.0)
     assert fresh.failures == (50.0,)
@@ -125,18 +124,18 @@ def test_retry_really_starts_afresh(tmp_path: Path) -> None:
     for run in "abc":
         decisions.begin(OLD.id, run, "reconcile", "redeploy")
         decisions.finish(OLD.id, run, "failed", Problem("no network"), transient=True)
-    before = decide(facts(serving(**NOTHING, desired_record=decisions.release(OLD.id)), busy=None, now=time.time()))
+    before = decide(facts(serving(**NOTHING, desired_record=decisions.release(OLD.id)), now=time.time()))
 
     decisions.unmark(OLD.id)
 
-    after = decide(facts(serving(**NOTHING, desired_record=decisions.release(OLD.id)), busy=None, now=time.time()))
+    after = decide(facts(serving(**NOTHING, desired_record=decisions.release(OLD.id)), now=time.time()))
     assert (before.action, after.action) == ("give up", "redeploy")
 
 
 def test_only_a_failed_mark_stops_healing() -> None:
     """A live release whose later edition was refused is still healed."""
-    assert facts(serving(live=record(OLD, mark=REFUSED)), busy=None, now=NOW).live_mark is None
-    assert facts(serving(live=record(OLD, mark=FAILED)), busy=None, now=NOW).live_mark
+    assert facts(serving(live=record(OLD, mark=REFUSED)), now=NOW).live_mark is None
+    assert facts(serving(live=record(OLD, mark=FAILED)), now=NOW).live_mark
 
 
 # ---------------------------------------------------------------- looking
@@ -178,9 +177,7 @@ def test_a_model_that_serves_is_in_step_with_what_is_declared(stand: LocalStand,
     edited = look(stand.platform, "demo", made.spec.model_copy(update={"served_name": "other"}), stand.sources)
     undeclared = look(stand.platform, "demo", None, stand.sources)
 
-    assert seen.in_step
     assert state_of(seen) == ("serving", None)
-    assert not edited.in_step
     assert state_of(edited)[0] == "degraded"
     assert undeclared.unknown == "no YAML declares it any more"
     assert undeclared.serves
@@ -202,7 +199,7 @@ def test_a_live_release_that_does_not_answer_is_a_situation_and_no_crash(stand: 
 
     assert seen.service is None
     assert "does not answer" in seen.service_unknown
-    assert decide(facts(seen, busy=None, now=time.time())).action == "wait"
+    assert decide(facts(seen, now=time.time())).action == "wait"
     stand.close()
     asking.join(5)
 

@@ -52,12 +52,15 @@ class Deployment(Document):
 
 
 class Admitted(Document):
+    """`source`: where these weights were found; `declared`: what the YAML said, which is the same but for asset://."""
+
     revision: str
     source: str
     manifest: dict[str, Any]
     by: str
     at: float
     why: str
+    declared: str = ""
 
     @property
     def manifest_digest(self) -> str:
@@ -189,6 +192,7 @@ class Sighting(Document):
     at          since when it shows this
     reachable   whether it answered at the last look, `since` when that is so, and `problem` why not
     waits       why what it shows is not admitted, and `until` when it may be by itself; None: it is admitted
+    run         Dagster's run that made what it shows, where an asset is the source
     """
 
     source: str
@@ -201,6 +205,7 @@ class Sighting(Document):
     problem: Failure | None = None
     waits: str | None = None
     until: float | None = None
+    run: str = ""
 
 
 class Approval(Document):

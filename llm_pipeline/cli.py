@@ -255,7 +255,7 @@ def why(model: Name, last: Annotated[int, typer.Option(metavar="N", help="How ma
 @app.command(rich_help_panel=LOOK)
 def generate(model: Name, as_json: Json = False) -> None:
     """Print every manifest that an `up` would apply."""
-    found = manifests.generate(model)
+    found = manifests.generate(model, Dagster(load()))
     if as_json:
         console.document(found)
         return
@@ -265,7 +265,7 @@ def generate(model: Name, as_json: Json = False) -> None:
 @app.command(rich_help_panel=LOOK)
 def diff(model: Name, as_json: Json = False) -> None:
     """Show what is live otherwise than declared."""
-    found = manifests.diff(model)
+    found = manifests.diff(model, Dagster(load()))
     if as_json:
         console.document(found)
     else:

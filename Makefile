@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep sweep-kubernetes soak bench lint
+.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep sweep-kubernetes soak scenarios bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -44,6 +44,9 @@ sweep-kubernetes: .venv/test ## the same at every change of a cluster (an hour);
 
 soak: .venv/test ## half an hour of people's and nature's doings at random, then an audit
 	@$(BIN)/python -m tests.soak --minutes $${MINUTES:-30}
+
+scenarios: .venv/test ## updates at random for many lives, then ten pushes in a row under load with a real engine (half an hour)
+	@$(BIN)/python -m tests.scenarios
 
 bench: .venv/test ## benchmarks, each figure beside what it is compared with (an hour); writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from assets.step import Model
 from assets.upstream import key_of
 from infra import hours, policy
-from infra.decisions import Admitted, Decisions, Pin, Sighting
+from infra.decisions import Admitted, Decisions, Mark, Pin, ReleaseRecord, Sighting
 from infra.errors import Blocked, PipelineError
 from infra.platform import Record, Release
 from infra.specs import ModelSpec
@@ -58,8 +58,16 @@ def admit(
     elif fresh != old:
         decisions.records.put(model.name, "admitted", fresh.model_dump(mode="json"), before.version if before else None)
     if verdict.ends_pin:
+        stays_left(decisions, pin)
         decisions.write("pin", None)  # last: until then the pin holds what it names
     return verdict
+
+
+def stays_left(decisions: Decisions, pin: Pin | None) -> None:
+    """What a rollback left never comes back by itself, also when its pin is gone and the source is moved back to it: a person's word alone brings it."""
+    if pin and pin.left and decisions.release(pin.left):
+        left = Mark(kind="cancelled", why="a rollback left it", at=time.time())
+        decisions.change(ReleaseRecord, f"release/{pin.left}", lambda old: old.model_copy(update={"mark": old.mark or left}))  # type: ignore[union-attr]
 
 
 def sighted(old: Sighting | None, seen: Seen, glance: Glance | None, verdict: policy.Admission, now: float) -> Sighting:

@@ -17,7 +17,7 @@ from infra.waiting import Progress
 from llm_pipeline import revisions, views
 from llm_pipeline.automation import myself
 from tests.assets.clone import Clone
-from tests.doubles.parts import Behaviour, manifest_of
+from tests.doubles.parts import manifest_of
 from tests.doubles.platform import World
 
 KEY = dg.AssetKey(["demo", "model_revision"])
@@ -106,54 +106,6 @@ def test_a_commit_that_changes_no_file_of_the_engine_rolls_out_nothing(clone: Cl
     assert not clone.tick().run_requests and clone.live() == live
 
 
-def test_a_branch_that_was_forced_back_is_followed(clone: Clone, world: World) -> None:
-    """What the source holds now counts, not which of the two is older."""
-    first = clone.serve()
-    world.source["demo"] = "v2"
-    clone.serve()
-    world.source["demo"] = "v1"
-
-    clone.looks()
-    (request,) = clone.tick().run_requests or ()
-
-    assert request.tags["llm/release"] == first and clone.obey(request).success and clone.live() == first
-
-
-def test_one_that_arrives_during_a_rollout_follows_it(clone: Clone, world: World) -> None:
-    """The run under way is let finish with what it began; only the newest of several comes after it."""
-    clone.serve()
-    world.source["demo"] = "v2"
-    clone.looks()
-    (request,) = clone.tick().run_requests or ()
-    for newer in ("v3", "v4"):
-        world.source["demo"] = newer
-        clone.looks()
-
-    assert clone.obey(request).success and clone.record(clone.live() or "").revision == "v2"
-    (after,) = clone.tick().run_requests or ()
-    assert clone.obey(after).success and clone.record(clone.live() or "").revision == "v4"
-
-
-def test_a_refused_one_is_not_tried_again_and_the_next_good_one_is(clone: Clone, world: World) -> None:
-    """Also when the branch is forced back to the bad one later: what serves stays."""
-    clone.serve()
-    world.behave["bad"] = Behaviour(answers={"ping": "pang"})
-    world.source["demo"] = "bad"
-    clone.looks()
-    (request,) = clone.tick().run_requests or ()
-    assert not clone.obey(request).success
-    assert not clone.tick().run_requests
-    world.source["demo"] = "good"
-    clone.looks()
-    (request,) = clone.tick().run_requests or ()
-    assert clone.obey(request).success
-
-    world.source["demo"] = "bad"
-    clone.looks()
-
-    assert admitted(clone) == "good" and "tried before: refused" in waits(clone) and not clone.tick().run_requests
-
-
 def test_outside_the_hours_it_waits_and_says_until_when(clone: Clone, world: World) -> None:
     """In the record, in `status` and on the page; inside of them the same look admits it, though the source has not moved since."""
     hours = closed_now()
@@ -197,35 +149,6 @@ def test_what_a_person_releases_is_shown_and_waits_for_a_person_who_names_it(clo
 
     assert "waits for a person" in held and kept.success and after_up == "v1"
     assert named.success and clone.record(clone.live() or "").revision == "v2" and clone.decisions().pin is None
-
-
-def test_a_pin_holds_what_is_new_and_says_so(clone: Clone, world: World) -> None:
-    """Until `unpin`; then the next look admits it."""
-    clone.serve()
-    clone.pin()
-    world.source["demo"] = "v2"
-    clone.looks()
-    held = waits(clone)
-    clone.pin(remove=True)
-    clone.looks()
-
-    assert "pinned" in held and admitted(clone) == "v2"
-
-
-def test_what_a_rollback_left_stays_left_and_something_newer_comes_by_itself(clone: Clone, world: World) -> None:
-    """A rollback holds as long as its reason is all that the source has."""
-    first = clone.serve()
-    world.source["demo"] = "v2"
-    clone.serve()
-    clone.rollback(first)
-    clone.looks()
-    assert clone.decisions().pin and not clone.tick().run_requests
-    world.source["demo"] = "v3"
-
-    clone.looks()
-    (request,) = clone.tick().run_requests or ()
-
-    assert clone.decisions().pin is None and clone.obey(request).success and clone.record(clone.live() or "").revision == "v3"
 
 
 def test_a_source_that_can_not_be_reached_is_a_fact_with_since_when(clone: Clone, world: World) -> None:

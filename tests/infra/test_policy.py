@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.policy import BACK_OFF, HEALS_PER_HOUR, Facts, admit, decide
+from infra.policy import BACK_OFF, HEALS_PER_HOUR, Candidate, Facts, admit, decide
 
 NOW = 1_000_000.0
 A, B = "aaaaaaaaaa", "bbbbbbbbbb"
@@ -58,6 +58,15 @@ SCENARIOS = [
     ("healed three times, one long ago", {"desired": A, "heals": [NOW - 3601, NOW - 1000, NOW - 10], **ILL}, "heal", "processes"),
     ("healed too often and given up", {"desired": A, "live_mark": "failed: healed 3 times", **ILL}, "wait", "healed 3 times"),
     ("given up before, and well again", {"desired": A, "live_mark": "failed: x", **WELL}, "in step", "in step"),
+    ("a candidate waits for a person", {"desired": B, "candidate": Candidate(B, NOW + 60), **WELL}, "wait", "waits for approval"),
+    ("a candidate was approved", {"desired": B, "candidate": Candidate(B, NOW + 60, "approved", "by eve"), **WELL}, "redeploy", "approved by eve"),
+    ("a candidate was approved, its time is over since", {"desired": B, "candidate": Candidate(B, NOW - 60, "approved"), **WELL}, "redeploy", "->"),
+    ("a candidate was rejected", {"desired": B, "candidate": Candidate(B, NOW + 60, "rejected", "by eve"), **WELL}, "withdraw", "rejected by eve"),
+    ("nobody approved a candidate in time", {"desired": B, "candidate": Candidate(B, NOW - 1), **WELL}, "withdraw", "in time"),
+    ("something else should serve than the candidate", {"desired": "cccccccccc", "candidate": Candidate(B, NOW + 60), **WELL}, "withdraw", "cccccccccc should serve"),
+    ("something else should serve than the approved candidate", {"desired": "cccccccccc", "candidate": Candidate(B, NOW + 60, "approved"), **WELL}, "withdraw", "cccccccccc should serve"),
+    ("the live one died beside a candidate", {"desired": B, "candidate": Candidate(B, NOW + 60), **ILL}, "heal", "processes are gone"),
+    ("nobody wants it, a candidate was approved", {"wanted": False, "desired": B, "candidate": Candidate(B, NOW + 60, "approved")}, "in step", "nobody wants"),
 ]
 
 

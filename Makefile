@@ -23,7 +23,7 @@ clean: down ## everything that `up` and `test` made, weights and images too
 test: .venv/test ## lint, types, fast tests, the life of a real engine; what needs a cluster too, where there is one for tests
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest --ignore tests/kubernetes/test_life.py
+	@$(BIN)/python -m tests
 
 test-kubernetes: .venv/test ## everything on Kubernetes, lives with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
 	@LLM_PIPELINE_TEST_REQUIRE_KUBERNETES=1 $(BIN)/python -m pytest tests/kubernetes tests/platform
@@ -31,7 +31,7 @@ test-kubernetes: .venv/test ## everything on Kubernetes, lives with real Ray pod
 test-all: test test-kubernetes sweep sweep-kubernetes soak ## everything there is: about four and a half hours
 
 test-fast: .venv/test ## without a real engine
-	@$(BIN)/python -m pytest -m "not real"
+	@$(BIN)/python -m pytest -m "not real" -n 3 --dist worksteal
 
 coverage: .venv/test ## the same, with the lines that no test reaches; a third slower
 	@$(BIN)/python -m pytest -m "not real" --cov --cov-report=term

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict
 
 from assets.step import Model
+from assets.upstream import key_of
 from infra import hours, policy
 from infra.decisions import Admitted, Decisions, Mark, Pin, ReleaseRecord, Sighting
 from infra.errors import Blocked, PipelineError
@@ -25,7 +26,7 @@ def judge(decisions: Decisions, model: Model, seen: Seen, *, asked: bool = False
     moved = old is None or old.manifest_digest != seen.manifest.digest
     return policy.admit(
         seen.manifest.digest, admitted=old.manifest_digest if old else None, known=known_manifests(decisions) if pin else frozenset(),
-        pin_until=pin.until if pin else None, asked=asked, person=person, first=old is None or _address(old.source) != _address(seen.source),
+        pin_until=pin.until if pin else None, asked=asked, person=person, first=old is None or _elsewhere(old, model, seen),
         mark=mark_of(decisions, model, seen) if (moved or pin) and not (asked or person) else None, rules=rules,
         last=last_rollout(decisions, model, old) if rules.min_interval else None, now=time.time() if now is None else now,
     )  # fmt: skip
@@ -51,7 +52,7 @@ def admit(
     if stay:
         decisions.write("pin", stay)  # first: between the two nothing newer may be admitted by itself
     old = Admitted.model_validate(before.value) if before else None
-    fresh = _admitted(old, seen, by, verdict.why)
+    fresh = _admitted(old, model, seen, by, verdict.why)
     if fresh != old and (person or asked):
         decisions.write("admitted", fresh)
     elif fresh != old:
@@ -75,7 +76,7 @@ def sighted(old: Sighting | None, seen: Seen, glance: Glance | None, verdict: po
     return Sighting(
         source=seen.source, revision=seen.revision, manifest=seen.manifest.to_dict(), glance=asdict(glance) if glance else None,
         at=old.at if old and same else now, since=old.since if old and old.reachable else now,
-        waits=None if verdict.admitted else verdict.why, until=verdict.until,
+        waits=None if verdict.admitted else verdict.why, until=verdict.until, run=seen.run,
     )  # fmt: skip
 
 
@@ -113,11 +114,18 @@ def last_rollout(decisions: Decisions, model: Model, admitted: Admitted | None) 
     return max(moments, default=None)
 
 
-def _admitted(old: Admitted | None, seen: Seen, by: str, why: str) -> Admitted:
+def _admitted(old: Admitted | None, model: Model, seen: Seen, by: str, why: str) -> Admitted:
     """A commit that changes no file of the engine has another name, and is no new admission."""
     if old and old.manifest_digest == seen.manifest.digest:
-        return old.model_copy(update={"revision": seen.revision, "source": seen.source})
-    return Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by=by, at=time.time(), why=why)
+        return old.model_copy(update={"revision": seen.revision, "source": seen.source, "declared": model.spec.weights})
+    return Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by=by, at=time.time(), why=why, declared=model.spec.weights)
+
+
+def _elsewhere(old: Admitted, model: Model, seen: Seen) -> bool:
+    """Whether this is another source than before. One asset is one source, wherever each of its runs wrote to."""
+    if key_of(model):
+        return old.declared != model.spec.weights
+    return _address(old.source) != _address(seen.source)
 
 
 def _address(source: str) -> str:

@@ -6,7 +6,7 @@ Unchanged    wanted already, and the source shows nothing new: `since` stays
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -15,6 +15,7 @@ from assets.admission import admit, sighted
 from assets.stage import source_kind
 from assets.step import Done, Model, Work, planned, start, told
 from assets.step import page as shown
+from assets.upstream import given
 from infra.decisions import Decisions, Pin
 from infra.situation import desired, newest
 from infra.waiting import Progress
@@ -44,7 +45,7 @@ def build(model: Model) -> dg.Definitions:
         description=f"What {model.spec.weights} holds. Its data version is the manifest's hash: a commit that changes no file of the engine changes nothing here.",
     )  # fmt: skip
     def model_revision(context: dg.OpExecutionContext) -> dg.ObserveResult:
-        seen = model.platform.model_weights.look(model.spec, model.base, Progress(120))
+        seen = source(model, context, Progress(120))(None)
         return dg.ObserveResult(data_version=dg.DataVersion(seen.manifest.digest), metadata=describe(seen))
 
     return dg.Definitions([deployment, model_revision])
@@ -72,7 +73,7 @@ def want(work: Work) -> Done:
         admission, note = "a rollback asks no source", ""
     else:
         named = tags.get("llm/revision")
-        seen, note = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress, named)
+        seen, note = newest(work.decisions, source(work.model, work.context, work.progress), named)
         verdict = admit(work.decisions, work.model, seen, by=work.run.by, asked=named is not None, person=True, stay=stays(work, seen, named))
         admission = verdict.why
         if not note and named is None:
@@ -91,6 +92,11 @@ def want(work: Work) -> Done:
     return Done(data_version=work.model.name, changed=not before, page=facts)
 
 
+def source(model: Model, context: Any, progress: Progress) -> Callable[[str | None], Seen]:
+    """How its source is looked at from this step."""
+    return lambda revision: given(model, lambda: context.instance).look(model.platform.model_weights, progress, revision)
+
+
 def lift_mark(work: Work) -> None:
     """`retry` lifts every mark; any word of a person lifts that of a rollout which a person cancelled."""
     release = desired(work.decisions, work.platform, work.model.spec, work.model.base, work.progress).id
@@ -103,7 +109,7 @@ def stays(work: Work, seen: Seen, revision: str | None) -> Pin | None:
     """A revision that a person named, and that is not the newest one, stays until `unpin`: the next `up`, or the next look, must not go on from it."""
     if revision is None or work.decisions.pin:
         return None
-    newest_one, _ = newest(work.decisions, work.platform, work.model.spec, work.model.base, work.progress)
+    newest_one, _ = newest(work.decisions, source(work.model, work.context, work.progress))
     if newest_one.manifest.digest == seen.manifest.digest:
         return None
     return Pin(revision=seen.revision, until="unpinned", by=work.run.by, why=f"up --revision {revision}", at=time.time())

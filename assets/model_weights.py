@@ -1,6 +1,6 @@
 """model_weights: the files of one revision, verified, where the engine can read them.
 
-Upstream     model_revision (which commit), deployment (is it wanted)
+Upstream     model_revision (which commit), deployment (is it wanted); of asset:// the asset that makes them
 Downstream   ray_service
 Unchanged    same manifest hash: nothing is downloaded and nothing downstream restarts
 """
@@ -11,6 +11,7 @@ import dagster as dg
 
 from assets.stage import source_kind, stage
 from assets.step import Done, Model, Work
+from assets.upstream import key_of
 from infra.decisions import Decisions
 from infra.errors import PipelineError
 from infra.states import WeightsState
@@ -20,7 +21,7 @@ from infra.waiting import Progress
 def build(model: Model) -> dg.Definitions:
     """The stage and its check."""
     model_weights = stage(
-        model, "model_weights", fetch, after=["model_revision", "deployment"], kinds={source_kind(model)}, description=f"The files of {model.spec.weights} that the engine needs, verified byte by byte.",
+        model, "model_weights", fetch, after=["model_revision", "deployment"], beside=[key] if (key := key_of(model)) else [], kinds={source_kind(model)}, description=f"The files of {model.spec.weights} that the engine needs, verified byte by byte.",
     )  # fmt: skip
 
     @dg.asset_check(asset=model.key("model_weights"), name="digests_match", blocking=True, description="Every file still has the bytes that its manifest promises.")

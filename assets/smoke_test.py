@@ -14,6 +14,7 @@ import dagster as dg
 
 from assets import approval
 from assets.ray_service import CLAIM_SECONDS
+from assets.required import required
 from assets.step import Model, Work, insist_on_life, prove_identity, start, told
 from infra import acceptance
 from infra.acceptance import LADDER, Rung
@@ -91,19 +92,6 @@ def ladder(work: Work, state: ServiceState) -> Iterator[Rung]:
         yield rung
     if good:
         yield required(work)
-
-
-def required(work: Work) -> Rung:
-    """Checks of other assets (an evaluation, a review) whose latest result must be a pass."""
-    wrong: list[str] = []
-    names = work.release.spec.acceptance.requires
-    for name in names:
-        asset, _, check = name.rpartition(":")
-        key = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), check)
-        found = work.context.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-        if found is None or found.status.value != "SUCCEEDED":
-            wrong.append(f"{name}: {'never ran' if found is None else found.status.value.lower()}")
-    return Rung("required_checks_passed", not wrong, "; ".join(wrong) or (f"{len(names)} passed" if names else "none declared"))
 
 
 def verdict(work: Work, rungs: list[Rung]) -> bool:

@@ -8,11 +8,11 @@ import dagster as dg
 from assets.step import Done, Model, Work, step
 
 
-def stage(model: Model, name: str, act: Callable[[Work], Done], *, after: Iterable[str], kinds: set[str], description: str) -> dg.AssetsDefinition:
-    """The asset `[<model>, <name>]` behind the stages `after`; a run that finds the model unwanted ends without its output."""
+def stage(model: Model, name: str, act: Callable[[Work], Done], *, after: Iterable[str], kinds: set[str], description: str, beside: Iterable[dg.AssetKey] = ()) -> dg.AssetsDefinition:
+    """The asset `[<model>, <name>]` behind the stages `after` and the foreign assets `beside`; a run that finds the model unwanted ends without its output."""
 
     @dg.asset(
-        key=model.key(name), deps=[model.key(one) for one in after], group_name=model.name, kinds=kinds, owners=list(model.spec.owners) or None,
+        key=model.key(name), deps=[*(model.key(one) for one in after), *beside], group_name=model.name, kinds=kinds, owners=list(model.spec.owners) or None,
         output_required=False, description=description,
     )  # fmt: skip
     def made(context: dg.AssetExecutionContext) -> Iterator[Any]:

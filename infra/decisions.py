@@ -7,7 +7,7 @@ Records hold decisions and verdicts only. What exists is observed on the platfor
     pin               stay here                                       claim          whose rollout is under way
     live              which release the router serves                 acts           counter of the loop, and its last verdicts
     outage            since when nobody answers, in a `recreate`      seen           what the source showed last, or why it did not
-    approval          which candidate waits for a person, until when
+    approval          which candidate waits for a person, until when  told           what people were told (infra/notices.py)
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ class Deployment(Document):
 
 
 class Admitted(Document):
+    """`source`: where these weights were found; `declared`: what the YAML said, which is the same but for asset://."""
+
     revision: str
     source: str
     manifest: dict[str, Any]
     by: str
     at: float
     why: str
+    declared: str = ""
 
     @property
     def manifest_digest(self) -> str:
@@ -189,6 +192,7 @@ class Sighting(Document):
     at          since when it shows this
     reachable   whether it answered at the last look, `since` when that is so, and `problem` why not
     waits       why what it shows is not admitted, and `until` when it may be by itself; None: it is admitted
+    run         Dagster's run that made what it shows, where an asset is the source
     """
 
     source: str
@@ -201,6 +205,7 @@ class Sighting(Document):
     problem: Failure | None = None
     waits: str | None = None
     until: float | None = None
+    run: str = ""
 
 
 class Approval(Document):
@@ -302,7 +307,7 @@ class Decisions:
 
     def read(self, kind: type[D], name: str) -> D | None:
         found = self.records.get(self.model, name)
-        return kind.model_validate(found.value) if found else None
+        return self._parsed(kind, name, found.value) if found else None
 
     @property
     def deployment(self) -> Deployment | None:
@@ -348,7 +353,7 @@ class Decisions:
     def releases(self) -> dict[str, ReleaseRecord]:
         """Every release ever tried, by id."""
         rows = self.records.list(self.model, "release/")
-        return {name.split("/", 1)[1]: ReleaseRecord.model_validate(row.value) for name, row in rows.items()}
+        return {name.split("/", 1)[1]: self._parsed(ReleaseRecord, name, row.value) for name, row in rows.items()}
 
     # ------------------------------------------------ writing
 
@@ -364,7 +369,7 @@ class Decisions:
 
         def once() -> D:
             found = self.records.get(self.model, name)
-            value = how(kind.model_validate(found.value) if found else None)
+            value = how(self._parsed(kind, name, found.value) if found else None)
             self._put(name, value, found.version if found else None)
             return value
 
@@ -504,6 +509,17 @@ class Decisions:
             self.records.delete(self.model, "claim")
 
     # ------------------------------------------------ private
+
+    def _parsed(self, kind: type[D], name: str, value: Mapping[str, Any]) -> D:
+        """ConfigError for what this version can not read: one damaged record is one model's trouble."""
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise ConfigError(
+                f"the record {name} of {self.model} can not be read by this version", why=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                next="use the version of this product that wrote it; or bring the record back from a copy of the home",
+            ) from error  # fmt: skip
 
     def _version(self, name: str) -> int | None:
         found = self.records.get(self.model, name)

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     cache_limit: int | None = Field(default=None, ge=0, description="Bytes above which `doctor` and `status` say what could go.")
     stall_seconds: float = Field(default=60, gt=0, description="A transfer without a byte for so long is aborted and resumed.")
     webhook_url: SecretStr | None = Field(default=None, description="Where notices go.")
+    source_limit: float = Field(default=3600, gt=0, description="Seconds that a source may be unreachable before a notice says so.")
     hf_token: SecretStr | None = Field(default=None, validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     hf_endpoint: str = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
     hf_home: Path | None = Field(default=None, validation_alias="HF_HOME")
@@ -51,6 +52,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else value
+
+    @field_validator("webhook_url", mode="after")
+    @classmethod
+    def _address(cls, value: SecretStr | None) -> SecretStr | None:
+        """Refused without being shown: it is a secret, and half of one when it is mistyped."""
+        if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value.get_secret_value()):
+            raise ValueError("it is no address that begins with https:// or http://")
+        return value
 
     @property
     def cache_dir(self) -> Path:

@@ -6,6 +6,7 @@ The loop, `up`, `status` and later `plan` all look through here, so that they ca
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,10 +39,10 @@ def desired(decisions: Decisions, platform: Platform, spec: ModelSpec, base: Pat
     return Release(spec, admitted.revision, Manifest.from_dict(admitted.manifest), image, admitted.source, str(base))
 
 
-def newest(decisions: Decisions, platform: Platform, spec: ModelSpec, base: Path, progress: Progress, revision: str | None = None) -> tuple[Seen, str]:
+def newest(decisions: Decisions, look_there: Callable[[str | None], Seen], revision: str | None = None) -> tuple[Seen, str]:
     """What the source holds now. Unreachable: what was admitted before, with a sentence that says so, unless a revision was named."""
     try:
-        return platform.model_weights.look(spec, base, progress, revision), ""
+        return look_there(revision), ""
     except Transient as error:
         admitted = decisions.admitted
         if admitted is None or revision:

@@ -206,7 +206,10 @@ class Acceptance(Spec):
     )
     slo: Slo = says("acceptance", "Bounds. Empty: none, since only measurement tells what is usual.", Slo())
     requires: Annotated[tuple[CheckKey, ...], Strict(False)] = says(
-        "acceptance", "Asset checks elsewhere that must have passed too, as <asset key>:<check>. Empty: none.", ()
+        "acceptance", "Asset checks elsewhere that must pass the candidate too, as <asset key>:<check>. Empty: none.", ()
+    )
+    requires_within: Span = says(
+        "acceptance", "Seconds, or '30m', that the candidate waits for them, within the hour of its step. Default a quarter of an hour: an evaluation takes minutes.", 900
     )
 
 

@@ -13,6 +13,7 @@ from assets.admission import judge
 from assets.approval import utc, waiting
 from assets.ray_service import outage_seconds, strategy
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_TIMEOUT, TAG_WHY, Model
+from assets.upstream import given
 from infra import policy
 from infra.decisions import Approval, Decisions, ReleaseRecord
 from infra.declarations import nearest
@@ -124,11 +125,11 @@ class Wish:
     notes: tuple[str, ...] = ()
 
 
-def consider(model: Model, revision: str | None = None, *, retry: bool = False) -> Wish:
+def consider(model: Model, dagster: Dagster, revision: str | None = None, *, retry: bool = False) -> Wish:
     """Looks at source, records and platform, and says what a run would change. Changes nothing."""
     here = model.platform.at_once()
     decisions = Decisions(here.records, model.name)
-    source, note = newest(decisions, here, model.spec, model.base, Progress(120), revision)
+    source, note = newest(decisions, lambda named: given(model, lambda: dagster.instance).look(here.model_weights, Progress(120), named), revision)
     seen = look(here, model.name, model.spec, model.base)
     pin, verdict = decisions.pin, judge(decisions, model, source, asked=revision is not None, person=True)
     notes = [note] if note else []
@@ -290,7 +291,7 @@ def _bring_up(dagster: Dagster, models: list[Model], listen: Listener, tags: dic
     done: list[Outcome] = []
     launch: list[tuple[Model, tuple[str, ...]]] = []
     for model in models:
-        wish = consider(model, revision, retry=tags[TAG_ACTION] == "retry")
+        wish = consider(model, dagster, revision, retry=tags[TAG_ACTION] == "retry")
         if wish.refusal:
             healed = _heal_live(dagster, wish, listen, follow=follow, timeout=timeout)
             done.append(Outcome(model.name, "refused", problem=wish.refusal, exit_code=3, notes=wish.notes + healed))

@@ -152,7 +152,7 @@ def reject(
 
 @app.command(rich_help_panel=LIFE)
 def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
-    """Look now whether the source has something new, and begin what follows."""
+    """Look at the source now, and begin what follows from it."""
     dagster = Dagster(load())
     news, run = notifying.notify(dagster, actions.stage(model), timeout)
     found = revisions.describe(news) | {"run_id": run}
@@ -249,13 +249,13 @@ def why(model: Name, last: Annotated[int, typer.Option(metavar="N", help="How ma
     if as_json:
         console.document(rows)
         return
-    console.table([(r["at"], r["action"], r["because"]) for r in rows], ("at", "action", "because")) if rows else console.line("the loop never had to act")
+    screens.why(rows)
 
 
 @app.command(rich_help_panel=LOOK)
 def generate(model: Name, as_json: Json = False) -> None:
     """Print every manifest that an `up` would apply."""
-    found = manifests.generate(model)
+    found = manifests.generate(model, Dagster(load()))
     if as_json:
         console.document(found)
         return
@@ -265,7 +265,7 @@ def generate(model: Name, as_json: Json = False) -> None:
 @app.command(rich_help_panel=LOOK)
 def diff(model: Name, as_json: Json = False) -> None:
     """Show what is live otherwise than declared."""
-    found = manifests.diff(model)
+    found = manifests.diff(model, Dagster(load()))
     if as_json:
         console.document(found)
     else:

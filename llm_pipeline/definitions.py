@@ -15,7 +15,7 @@ from assets.workers import noted  # noqa: E402
 from infra.declarations import Broken, Declared  # noqa: E402
 from infra.errors import PipelineError  # noqa: E402
 from infra.specs import ClusterSpec, ModelSpec  # noqa: E402
-from llm_pipeline import automation, notify, revisions  # noqa: E402
+from llm_pipeline import automation, notices, notify, revisions  # noqa: E402
 from llm_pipeline.components import build, cluster_stage, declared, model_stages, usable_clusters  # noqa: E402
 
 EXECUTOR = noted(
@@ -38,8 +38,9 @@ def whole() -> dg.Definitions:
     parts = [_one(one) for one in found]
     red = [_red(broken) for broken in everything.broken]
     clusters = {name: cluster_stage(name) for name in usable_clusters(everything.clusters)}
-    jobs = (teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, model_stages(clusters)), automation.build(), revisions.build(), notify.build())
-    return dg.Definitions.merge(*parts, *red, *jobs, dg.Definitions(executor=EXECUTOR))
+    jobs = (teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, model_stages(clusters)))
+    sensors = (automation.build(), revisions.build(), notify.build(), notices.build())
+    return dg.Definitions.merge(*parts, *red, *jobs, *sensors, dg.Definitions(executor=EXECUTOR))
 
 
 def _one(found: Declared[ClusterSpec] | Declared[ModelSpec]) -> dg.Definitions:

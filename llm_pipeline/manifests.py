@@ -10,22 +10,24 @@ from typing import Any
 import yaml
 
 from assets.step import Model
+from assets.upstream import given
 from infra.states import Difference, Sent
 from infra.waiting import Progress
 from llm_pipeline import actions
+from llm_pipeline.runs import Dagster
 
 SECONDS = 120.0
 WIDEST = 60
 """Characters of a value that are shown on a line; `--json` has it whole."""
 
 
-def generate(name: str) -> dict[str, Any]:
+def generate(name: str, dagster: Dagster) -> dict[str, Any]:
     """What an `up` of this model would send, with notes on what only its cluster knows."""
     model = actions.stage(name)
     part = model.platform.manifests
     if part is None:
         return {"model": name, "release": None, "manifests": [], "notes": [_none(model)]}
-    release, rows = part.declared(model.spec, model.base, Progress(SECONDS))
+    release, rows = part.declared(given(model, lambda: dagster.instance).spec, model.base, Progress(SECONDS))
     return {"model": name, "release": release.id, "manifests": [row.document for row in rows], "notes": [list(row.notes) for row in rows]}
 
 
@@ -37,10 +39,10 @@ def text(found: dict[str, Any]) -> str:
     return head + "".join(_document(Sent(item, tuple(notes))) for item, notes in zip(found["manifests"], found["notes"], strict=True))
 
 
-def diff(name: str) -> dict[str, Any]:
+def diff(name: str, dagster: Dagster) -> dict[str, Any]:
     """Live against declared. On a platform without objects: whether the release that is declared serves."""
     model = actions.stage(name)
-    wish = actions.consider(model)
+    wish = actions.consider(model, dagster)
     if wish.release is None:
         rows: Iterable[Difference] = (Difference("Release", name, "", wish.seen.live.id if wish.seen.live else None, "can not be told"),)
     elif model.platform.manifests is None:

@@ -47,7 +47,7 @@ def build() -> dg.Definitions:
 
 def notify(dagster: Dagster, model: Model, timeout: float) -> tuple[News, str | None]:
     """What the source shows, and the run that was launched because of it, if any. Raises Blocked when nobody wants the model."""
-    news = revisions.look_at(model, timeout)
+    news = revisions.look_at(model, lambda: dagster.instance, timeout)
     if news.new:
         dagster.instance.report_runless_asset_event(revisions.event(news))
     if news.verdict is None or not news.verdict.admitted:

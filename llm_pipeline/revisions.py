@@ -12,13 +12,14 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
 
 from assets.admission import admit, judge, sighted
 from assets.step import Model
+from assets.upstream import Given, Known, givens
 from infra import policy, settings
 from infra.decisions import LOOKS, Act, Admitted, Decisions, Failure, Sighting
 from infra.errors import Blocked, PipelineError, Timeout, Transient
@@ -45,13 +46,14 @@ SECONDS = 40.0
 class Watched:
     """A wanted model, what its source showed last and what was admitted, before the source is asked.
 
-    `decisions` are those of the tick's beginning; the model's platform has those of now.
+    `decisions` are those of the tick's beginning; the model's platform has those of now. `given`: where its weights come from; or why that can not be told.
     """
 
     model: Model
     decisions: Decisions
     sighting: Sighting | None
     admitted: Record | None
+    given: Given | PipelineError
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def build() -> dg.Definitions:
     def revisions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         events, said = [], []
         loop = Loop(myself(context.instance), context.cursor)
-        watched, problems = wanted(loop)
+        watched, problems = wanted(loop, lambda: context.instance)
         for name, found in follow(watched):
             if isinstance(found, PipelineError):
                 said.append(f"{name}: cannot tell: {found.problem.what}")
@@ -109,16 +111,16 @@ def build() -> dg.Definitions:
     return dg.Definitions(sensors=[revisions])
 
 
-def look_at(model: Model, timeout: float) -> News:
+def look_at(model: Model, known: Known, timeout: float) -> News:
     """What one model's source shows now, and what policy says of it. Raises Blocked when nobody wants the model."""
     decisions = Decisions(model.platform.records, model.name)
     if not decisions.wanted:
         raise Blocked(f"nobody wants {model.name}", why="only the sources of wanted models are followed", next=f"llm-pipeline up {model.name} takes what is newest there")
-    watched = _watched(model, decisions)
+    watched = replace(_watched(model, decisions), given=givens([model], known)[model.name])
     return conclude(watched, ask(watched, Progress(timeout)))
 
 
-def wanted(loop: Loop) -> tuple[list[Watched], list[str]]:
+def wanted(loop: Loop, known: Known) -> tuple[list[Watched], list[str]]:
     """Every declared model that is wanted, where this Dagster acts; and a sentence for each that is not, or can not be told."""
     clusters: dict[str, Platform | PipelineError] = {}
     found, problems = [], []
@@ -134,7 +136,8 @@ def wanted(loop: Loop) -> tuple[list[Watched], list[str]]:
                 found.append(_watched(model_stage(one, declared()), decisions))
         except PipelineError as error:
             problems.append(f"{name}: cannot tell: {error.problem.what}")
-    return found, problems
+    sources = givens([one.model for one in found], known)
+    return [replace(one, given=sources[one.model.name]) for one in found], problems
 
 
 def follow(watched: Sequence[Watched]) -> Iterator[tuple[str, News | PipelineError]]:
@@ -168,10 +171,12 @@ def ask(one: Watched, progress: Progress) -> Answer:
     part, old = one.model.platform.model_weights, one.sighting
     last = Glance(**old.glance) if old and old.glance and old.manifest is not None else None
     try:
-        glance = part.glance(one.model.spec, one.model.base, last, progress)
+        if isinstance(one.given, PipelineError):
+            raise one.given
+        glance = one.given.glance(part, last, progress)
         if last and glance.same(last):
             return Answer(last)
-        return Answer(glance, part.look(one.model.spec, one.model.base, progress))
+        return Answer(glance, one.given.look(part, progress))
     except PipelineError as error:
         return Answer(problem=error)
     except Exception as error:  # whatever the client of a source raises must not keep the others from being looked at
@@ -232,22 +237,25 @@ def describe(news: News) -> dict[str, Any]:
     return {
         "model": news.model.name, "revision": sighting.revision, "before": news.before.revision if news.before else None,
         "changed": list(news.changes.parts) if news.changes else None, "bytes": news.changes.size if news.changes else None,
-        "link": link(news.model, sighting.revision), "admitted": bool(verdict and verdict.admitted), "why": verdict.why if verdict else None,
+        "link": link(news.model, sighting), "admitted": bool(verdict and verdict.admitted), "why": verdict.why if verdict else None,
         "waits": {"why": sighting.waits, "until": utc(sighting.until)} if sighting.waits else None,
         "source": {"reachable": sighting.reachable, "since": utc(sighting.since), "problem": sighting.problem.model_dump() if sighting.problem else None},
     }  # fmt: skip
 
 
-def link(model: Model, revision: str | None) -> str | None:
-    """Where a person sees this revision; None for what has no page."""
+def link(model: Model, sighting: Sighting) -> str | None:
+    """Where a person sees this revision: the commit, or the run that made it; None for what has no page."""
+    found = settings.load()
+    if sighting.run:
+        return f"http://127.0.0.1:{found.dagster_port}/runs/{sighting.run}"
     declared_as = parse(model.spec.weights, model.base)
-    if declared_as.scheme != "hf" or not revision:
+    if declared_as.scheme != "hf" or not sighting.revision:
         return None
-    return f"{settings.load().hf_endpoint.rstrip('/')}/{declared_as.repo}/commit/{revision}"
+    return f"{found.hf_endpoint.rstrip('/')}/{declared_as.repo}/commit/{sighting.revision}"
 
 
 def _watched(model: Model, decisions: Decisions) -> Watched:
-    return Watched(model, decisions, decisions.seen, decisions.records.get(model.name, "admitted"))
+    return Watched(model, decisions, decisions.seen, decisions.records.get(model.name, "admitted"), Given(model.spec, model.base))
 
 
 def _away(one: Watched, problem: PipelineError, now: float) -> News:
@@ -271,7 +279,7 @@ def _seen(old: Sighting | None) -> Seen:
     """Nothing moved: what was seen before is what is there."""
     assert old is not None
     assert old.manifest is not None
-    return Seen(old.source, str(old.revision), Manifest.from_dict(old.manifest))
+    return Seen(old.source, str(old.revision), Manifest.from_dict(old.manifest), old.run)
 
 
 def _changed(before: Admitted | None, sighting: Sighting) -> Changes | None:

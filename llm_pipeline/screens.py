@@ -104,6 +104,22 @@ def notified(found: dict[str, Any], told: str) -> None:
     console.following(f"llm-pipeline up {model} --revision {found['revision']}" if found["waits"] else f"llm-pipeline status {model}")
 
 
+def why(rows: list[dict[str, Any]]) -> None:
+    """Each verdict with its reason; below it from what to what, by whom, and what became of its run."""
+    if not rows:
+        console.line("the loop never had to act")
+        return
+    console.table([(row["at"][:19].replace("T", " "), row["action"], f"{row['because']}\n{aftermath(row)}") for row in rows], ("at (UTC)", "verdict", "because"))
+
+
+def aftermath(row: dict[str, Any]) -> str:
+    """`from -> to, by whom, run, how it ended`: what of it is known."""
+    moved = f"{row['from'] or 'nothing'} -> {row['to']}" if row["to"] and row["to"] != row["from"] else ""
+    run = f"run {row['run_id'][:8]}" if row["run_id"] else ""
+    ended = f"{row['result']} in {console.ago(row['seconds'])}" if row["result"] else "under way" if run else ""
+    return ", ".join(word for word in (moved if moved not in row["because"] else "", f"by {row['by']}", run, ended) if word)
+
+
 def diff(found: dict[str, Any]) -> None:
     """The verdict, each field that differs, and what to type next."""
     for told in found["notes"]:

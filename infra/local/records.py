@@ -46,7 +46,8 @@ class LocalRecords:
 
     def list(self, owner: str, prefix: str = "") -> dict[str, Record]:
         folder = self.root / owner
-        names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.json")) if folder.is_dir() else []
+        within = folder / prefix.rpartition("/")[0]  # nothing else can have such a name: runs leave many documents beside the releases
+        names = sorted(str(p.relative_to(folder).with_suffix("")) for p in within.rglob("*.json")) if within.is_dir() else []
         found = {name: self.get(owner, name) for name in names if name.startswith(prefix)}
         return {name: record for name, record in found.items() if record}
 

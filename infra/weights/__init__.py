@@ -19,6 +19,7 @@ from infra.weights.inspect import Facts, facts, problems
 from infra.weights.manifest import File, Manifest, Seen, needed
 from infra.weights.source import Access, Source, look, open_source
 from infra.weights.store import Bad, Store, Stored
+from infra.weights.upstream import Made, Upstream, read
 
 __all__ = [
     "Access",
@@ -28,11 +29,13 @@ __all__ = [
     "Facts",
     "File",
     "Glance",
+    "Made",
     "Manifest",
     "Seen",
     "Source",
     "Store",
     "Stored",
+    "Upstream",
     "changes",
     "facts",
     "look",
@@ -40,4 +43,5 @@ __all__ = [
     "open_source",
     "parse",
     "problems",
+    "read",
 ]

@@ -82,11 +82,15 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a source holds now. `revision`: Hub commit sha, hash of an S3 listing, or content hash of a folder."""
+    """What a source holds now. `revision`: Hub commit sha, hash of an S3 listing, or content hash of a folder.
+
+    `run`: Dagster's run that made it, where an asset is the source; empty: nobody knows.
+    """
 
     source: str
     revision: str
     manifest: Manifest
+    run: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"source": self.source, "revision": self.revision, "manifest": self.manifest.to_dict()}

@@ -136,6 +136,6 @@ def open_source(declared: Declared, access: Access, allow_pickle: bool = False) 
         return Bucket(declared, access, allow_pickle)
     raise ConfigError(
         f"weights: {declared} can not be read",
-        why="weights that another asset makes are not supported; sources are hf://, s3:// and file://",
-        next="let that asset write a folder or a prefix, and declare it as file://… or s3://…",
+        why="which folder it means stands in the asset's last materialisation, and only what runs in Dagster can ask for that",
+        next="name the folder itself here: hf://, s3:// or file://",
     )

@@ -307,6 +307,20 @@ def test_a_marked_release_is_never_tried_again(clone: Clone, world: World, kind:
     assert asked(clone).tags["llm/release"] != release
 
 
+def test_a_record_that_can_not_be_read_is_one_models_trouble(clone: Clone, world: World) -> None:
+    """A newer version wrote it, or a disk lost it: the other models are healed all the same."""
+    clone.declare("other")
+    clone.serve("other")
+    clone.serve()
+    world.records.put("demo", "live", {"nothing": "of use"}, world.records.get("demo", "live").version)  # type: ignore[union-attr]
+    world.kill(f"other-{clone.live('other')}")
+
+    result = clone.tick()
+
+    (request,) = result.run_requests or ()
+    assert request.tags["llm/model"] == "other" and clone.looks()
+
+
 def test_a_run_that_a_person_ends_in_the_queue_is_not_asked_for_again(clone: Clone, world: World) -> None:
     """Nothing of it began, and the person meant it all the same; `up` tries it again."""
     live = clone.serve()

@@ -213,7 +213,7 @@ def test_a_source_that_hangs_never_counts_as_unchanged(clone: Clone, world: Worl
     clone.looks()
     end = threading.Event()
     world.on_look = lambda _: end.wait(600)
-    watched, _ = revisions.wanted(Loop(myself(clone.instance), None))
+    watched, _ = revisions.wanted(Loop(myself(clone.instance), None), lambda: clone.instance)
     try:
         ((_, answer),) = revisions.asked(watched, seconds=1)
     finally:
@@ -227,7 +227,7 @@ def test_what_a_person_admits_while_a_source_is_asked_is_not_overwritten(clone: 
     clone.serve()
     clone.looks()
     world.source["demo"] = "v2"
-    (one,) = revisions.wanted(Loop(myself(clone.instance), None))[0]
+    (one,) = revisions.wanted(Loop(myself(clone.instance), None), lambda: clone.instance)[0]
     late = revisions.ask(one, Progress(60))
     world.source["demo"] = "v3"
     assert clone.up().success

@@ -96,7 +96,7 @@ def plain(text: str, names: Mapping[str, str] | None = None) -> str:
     text = re.sub(r"\brun [0-9a-f]{8}\b", "run 00000000", text)
     text = re.sub(r"127\.0\.0\.1:\d{4,5}", lambda m: "127.0.0.1:40000"[: len(m[0])], text)
     text = re.sub(r"\d+\.\d s", lambda m: "0.0 s".rjust(len(m[0])), text)
-    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", "2026-01-01T00:00:00", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d", r"2026-01-01\g<1>00:00:00", text)
     text = re.sub(r"next try in \d+ s", "next try in 60 s", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

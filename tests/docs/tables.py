@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "declaring.md"
 KINDS: dict[str, type[Spec]] = {"ModelSpec": ModelSpec, "ClusterSpec": ClusterSpec}
 PLACE = re.compile(r"(<!-- table (?P<kind>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-UNITS = {"resources.memory": "size", "resources.ephemeral_storage": "size", "updates.min_interval": "time", "updates.approve_within": "time"}
+UNITS = {"resources.memory": "size", "resources.ephemeral_storage": "size", "updates.min_interval": "time", "updates.approve_within": "time", "acceptance.requires_within": "time"}
 """Keys that also take a unit, which a JSON schema does not tell."""
 
 FILLED_IN = {"name": "the folder's name", "served_name": "the model's name"}

@@ -49,7 +49,7 @@ ROWS: list[tuple[str, dict[str, Any], bool, str, float | None]] = [
     ("updates are manual, and a person named it", {"rules": MANUAL, "asked": True}, True, "named", None),
     ("updates are manual, and it is the first", {"rules": MANUAL, "person": True, "first": True, "admitted": None}, True, "the first", None),
     ("updates are manual, it is the first, and nobody said up", {"rules": MANUAL, "first": True, "admitted": None}, False, "manual", None),
-    ("updates need approval", {"rules": APPROVE}, True, "waits for approval", None),
+    ("updates need approval", {"rules": APPROVE}, True, "the newest at the source", None),
     ("updates need approval, outside the hours", {"rules": Rules("approve", OFFICE), "now": MONDAY_NIGHT}, False, "outside", TUESDAY_NINE),
     ("updates need approval, and a person named it", {"rules": APPROVE, "asked": True}, True, "named", None),
     ("a person's pin", {"pin_until": "unpinned"}, False, "pinned until", None),
@@ -73,8 +73,9 @@ def test_each_situation_is_let_through_or_held_with_a_reason_and_a_time(known: d
 
 
 def test_what_needs_approval_says_so() -> None:
-    """The candidate may come up; the traffic is a person's to give."""
-    assert ask(rules=APPROVE).approval and not ask().approval and not ask(rules=APPROVE, asked=True).approval
+    """The candidate may come up; the traffic is a person's to give, also when one named the revision. Nothing waits where nothing was admitted before."""
+    assert ask(rules=APPROVE).approval and ask(rules=APPROVE, asked=True).approval and ask(rules=APPROVE, person=True).approval
+    assert not ask().approval and not ask(rules=APPROVE, admitted=None, first=True, person=True).approval
 
 
 def test_what_is_held_keeps_the_pin_of_a_rollback() -> None:

@@ -47,7 +47,7 @@ def test_the_groups_part_the_spec_without_rest_or_overlap() -> None:
     assert set(groups["in_place"]) == {"autostart", "replicas", "release", "tags", "description"}
     assert groups["identity"] == {"cluster": "local", "name": "demo"}
     assert groups["source"] == {"allow_pickle": False, "weights": "hf://Qwen/Qwen3-0.6B"}
-    assert groups["acceptance"] == {"acceptance": {"golden": [{"contains": "b", "prompt": "a"}]}}
+    assert groups["acceptance"] == {"acceptance": {"golden": [{"contains": "b", "prompt": "a"}], "requires_within": 900}}
     assert groups["policy"] == {"updates": {"policy": "auto", "min_interval": 0, "attempts": 3, "approve_within": 86400}}
 
 

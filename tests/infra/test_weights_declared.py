@@ -79,7 +79,7 @@ def test_weights_of_an_asset_are_read_but_not_opened() -> None:
     with pytest.raises(ConfigError) as caught:
         open_source(parse("asset://demo/weights", BASE), Access(), allow_pickle=False)
 
-    assert "hf://, s3:// and file://" in caught.value.problem.text()
+    assert "hf://, s3:// or file://" in caught.value.problem.text()
 
 
 def test_the_token_is_not_in_the_repr_of_access() -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from assets.step import Model
 from assets.upstream import key_of
 from infra import hours, policy
-from infra.decisions import Admitted, Decisions, Mark, Pin, ReleaseRecord, Sighting
+from infra.decisions import Decisions
+from infra.documents import Admitted, Mark, Pin, ReleaseRecord, Sighting
 from infra.errors import Blocked, PipelineError
 from infra.platform import Record, Release
 from infra.specs import ModelSpec

@@ -16,7 +16,8 @@ import dagster as dg
 from assets.step import Cluster, Work, failure, run_of
 from assets.teardown import find
 from assets.workers import noted
-from infra.decisions import Approval, Decisions
+from infra.decisions import Decisions
+from infra.documents import Approval
 from infra.errors import Blocked, PipelineError, Problem
 
 

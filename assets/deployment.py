@@ -16,7 +16,8 @@ from assets.stage import source_kind
 from assets.step import Done, Model, Work, planned, start, told
 from assets.step import page as shown
 from assets.upstream import given
-from infra.decisions import Decisions, Pin
+from infra.decisions import Decisions
+from infra.documents import Pin
 from infra.situation import desired, newest
 from infra.waiting import Progress
 from infra.weights import Seen

@@ -15,7 +15,7 @@ from assets import approval
 from assets.ray_service import route_of
 from assets.stage import stage
 from assets.step import Done, Model, Work, drain, insist_on_life
-from infra.decisions import Live, Outage
+from infra.documents import Live, Outage
 from infra.errors import Blocked, Transient
 from infra.platform import Release
 from infra.states import EndpointState, Route

@@ -8,7 +8,8 @@ import dagster as dg
 from assets.step import Cluster, failure, run_of
 from assets.teardown import find
 from assets.workers import noted
-from infra.decisions import Decisions, Pin
+from infra.decisions import Decisions
+from infra.documents import Pin
 from infra.errors import ConfigError, PipelineError
 
 

@@ -16,7 +16,8 @@ from assets import approval
 from assets.stage import stage
 from assets.step import Done, Model, Work, drain
 from infra import workers
-from infra.decisions import Claim, Decisions, Outage
+from infra.decisions import Decisions
+from infra.documents import Claim, Outage
 from infra.errors import Blocked, CapacityError
 from infra.platform import Release, model_of
 from infra.states import Capacity, Route, ServiceState

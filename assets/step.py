@@ -20,7 +20,8 @@ import dagster as dg
 from dagster import DagsterExecutionInterruptedError
 
 from assets.workers import TAG_WORKER
-from infra.decisions import Decisions, Deployment, ReleaseRecord, RunPlan
+from infra.decisions import Decisions
+from infra.documents import Deployment, ReleaseRecord, RunPlan
 from infra.errors import Blocked, ConfigError, Conflict, Denied, Permanent, PipelineError, Problem, Refused, Transient, Withdrawn
 from infra.platform import Platform, Release
 from infra.situation import desired

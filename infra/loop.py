@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from infra.decisions import Document
+from infra.documents import Document
 from infra.errors import Conflict
 from infra.platform import Records
 

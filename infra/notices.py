@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.decisions import LOOP, Attempt, Document, Failure, Live, ReleaseRecord, Sighting
+from infra.documents import LOOP, Attempt, Document, Failure, Live, ReleaseRecord, Sighting
 from infra.errors import Problem
 
 Kind = Literal[

@@ -91,7 +91,10 @@ def decide(facts: Facts) -> Verdict:
         return _keep(facts)
     if facts.mark:
         return _keep(facts, f"{facts.desired} waits: {facts.mark}") if facts.live else Verdict("wait", facts.mark)
-    return _bring_up(facts)
+    verdict = _bring_up(facts)
+    if verdict.action == "wait" and facts.live and (live := _keep(facts)).action == "heal":
+        return live  # nobody waits out another release's pause without an answer
+    return verdict
 
 
 def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infra.decisions import Admitted, Claim, Decisions, Pin, ReleaseRecord, RunPlan
+from infra.decisions import Decisions
+from infra.documents import Admitted, Claim, Pin, ReleaseRecord, RunPlan
 from infra.platform import Records
 from infra.states import Held
 from infra.weights import Manifest

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from infra.decisions import Acts, Admitted, Approval, Claim, Decisions, Deployment, Pin, ReleaseRecord, Sighting
+from infra.decisions import Decisions
+from infra.documents import Acts, Admitted, Approval, Claim, Deployment, Pin, ReleaseRecord, Sighting
 from infra.errors import ConfigError, PipelineError, Problem, Transient
 from infra.platform import Platform, Release
 from infra.policy import ATTEMPTS, Candidate, Facts
@@ -123,7 +124,7 @@ def facts(seen: Situation, *, now: float) -> Facts:
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
         failures=failures, heals=seen.live.heals if seen.live else (),
-        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen.approval),
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen),
     )  # fmt: skip
 
 
@@ -170,10 +171,13 @@ def _why_not(seen: Situation) -> Problem:
     return Problem(f"{seen.model} is wanted, and nothing of it serves", why=seen.unknown or None, next=f"llm-pipeline up {seen.model}")
 
 
-def _candidate(found: Approval | None) -> Candidate | None:
-    """Who waits for a person, as `decide` takes it."""
+def _candidate(seen: Situation) -> Candidate | None:
+    """Who waits for a person, as `decide` takes it. Declared as `auto` by now: that is the word."""
+    found = seen.approval
     if found is None:
         return None
+    if found.verdict == "waiting" and seen.desired and seen.desired.spec.updates.policy == "auto":
+        return Candidate(found.release, found.until, "approved", "by the declaration: updates are auto")
     return Candidate(found.release, found.until, found.verdict, f"by {found.by}" + (f": {found.why}" if found.why else ""))
 
 

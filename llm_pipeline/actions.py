@@ -15,8 +15,9 @@ from assets.ray_service import outage_seconds, strategy
 from assets.step import TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_TIMEOUT, TAG_WHY, Model
 from assets.upstream import given
 from infra import policy
-from infra.decisions import Approval, Decisions, ReleaseRecord
+from infra.decisions import Decisions
 from infra.declarations import nearest
+from infra.documents import Approval, ReleaseRecord
 from infra.errors import Blocked, ConfigError, PipelineError, Problem, Timeout
 from infra.platform import Platform, Release
 from infra.situation import Situation, look, newest

@@ -6,14 +6,16 @@ rollout; none of them sees the platform (dead, refused, asleep).
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import dagster as dg
 
 from assets.step import TAG_ACT, TAG_ACTION, TAG_BY, TAG_MODEL, TAG_RELEASE, TAG_SAW, TAG_WHY
 from assets.workers import bury
-from infra.decisions import LAUNCHING, LOOP, Act, Decisions, Mark, ReleaseRecord
+from infra.decisions import Decisions
 from infra.declarations import Declared
+from infra.documents import LAUNCHING, LOOP, Act, Mark, ReleaseRecord
 from infra.errors import Overtaken, PipelineError
 from infra.loop import Loop
 from infra.platform import Platform
@@ -37,8 +39,12 @@ UNDER_WAY = [
 ]  # fmt: skip
 
 
-def build() -> dg.Definitions:
-    """The loop."""
+Glance = Callable[[dg.DagsterInstance, Declared[ModelSpec]], bool]
+"""Looks at the source of one model; whether something was admitted."""
+
+
+def build(glance: Glance) -> dg.Definitions:
+    """The loop. `glance` is asked before a rollout, so that it takes along what is new at the source."""
 
     @dg.sensor(
         name="reconcile", minimum_interval_seconds=EVERY, default_status=dg.DefaultSensorStatus.RUNNING, job_name=ASSET_JOB,
@@ -55,6 +61,8 @@ def build() -> dg.Definitions:
                     said.append(f"{name}: {other} acts on {found.spec.cluster}")
                     continue
                 verdict, seen = judge(context.instance, platform, found, busy.get(name))
+                if seen and verdict.action == "redeploy" and not seen.approval and glance(context.instance, found):
+                    verdict, seen = judge(context.instance, platform, found, busy.get(name))
             except PipelineError as error:
                 said.append(f"{name}: cannot tell: {error.problem.what}")
                 continue

@@ -39,7 +39,7 @@ def whole() -> dg.Definitions:
     red = [_red(broken) for broken in everything.broken]
     clusters = {name: cluster_stage(name) for name in usable_clusters(everything.clusters)}
     jobs = (teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, model_stages(clusters)))
-    sensors = (automation.build(), revisions.build(), notify.build(), notices.build())
+    sensors = (automation.build(revisions.admits), revisions.build(), notify.build(), notices.build())
     return dg.Definitions.merge(*parts, *red, *jobs, *sensors, dg.Definitions(executor=EXECUTOR))
 
 

@@ -16,8 +16,9 @@ import dagster as dg
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from infra import settings
-from infra.decisions import Decisions, Deployment
+from infra.decisions import Decisions
 from infra.declarations import Declared
+from infra.documents import Deployment
 from infra.errors import Conflict, PipelineError
 from infra.loop import acting
 from infra.notices import Facts, Lost, Told, due, open_
@@ -136,15 +137,15 @@ def looked(instance: dg.DagsterInstance, memory: Memory, now: float) -> tuple[li
                 boxes.append(box)
         except Conflict:
             said.append(f"{name}: somebody else tells")
-        except (PipelineError, ValidationError) as error:
-            said.append(f"{name}: cannot tell: {error.problem.what if isinstance(error, PipelineError) else 'its records can not be read by this version'}")
+        except PipelineError as error:
+            said.append(f"{name}: cannot tell: {error.problem.what}")
     return boxes, said
 
 
 def boxed(platform: Platform, found: Declared[ModelSpec], deployment: Deployment, memory: Memory, now: float, limit: float) -> Box | None:
     """The outbox of one model, with what is due now. None: nobody has wanted it for long, and nothing waits."""
     decisions, record = Decisions(platform.records, found.spec.name), platform.records.get(found.spec.name, "told")
-    box = Box(decisions, Told.model_validate(record.value) if record else Told(), record.version if record else None)
+    box = Box(decisions, decisions.parsed(Told, "told", record.value) if record else Told(), record.version if record else None)
     if deployment.wanted or now - deployment.since < JUST:
         before = box.told if record else None
         facts = facts_of(platform, found, deployment, before)

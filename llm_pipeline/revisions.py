@@ -21,10 +21,13 @@ from assets.admission import admit, judge, sighted
 from assets.step import Model
 from assets.upstream import Given, Known, givens
 from infra import policy, settings
-from infra.decisions import LOOKS, Act, Admitted, Decisions, Failure, Sighting
+from infra.decisions import Decisions
+from infra.declarations import Declared
+from infra.documents import LOOKS, Act, Admitted, Failure, Sighting
 from infra.errors import Blocked, PipelineError, Timeout, Transient
 from infra.loop import Loop
 from infra.platform import Platform, Record
+from infra.specs import ModelSpec
 from infra.waiting import Progress
 from infra.weights import Changes, Glance, Manifest, Seen, changes, parse
 from infra.weights.parallel import each
@@ -40,6 +43,10 @@ TOGETHER = 8
 
 SECONDS = 40.0
 """For all sources of one tick; Dagster ends a tick after 60. What was not asked by then has its turn in the next one."""
+
+
+GLANCE_SECONDS = 5.0
+"""For the source of a model that is about to be rolled out: the loop has others to look after."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,17 @@ def look_at(model: Model, known: Known, timeout: float) -> News:
         raise Blocked(f"nobody wants {model.name}", why="only the sources of wanted models are followed", next=f"llm-pipeline up {model.name} takes what is newest there")
     watched = replace(_watched(model, decisions), given=givens([model], known)[model.name])
     return conclude(watched, ask(watched, Progress(timeout)))
+
+
+def admits(instance: dg.DagsterInstance, found: Declared[ModelSpec]) -> bool:
+    """Whether the source has something new that may go live now: what was edited is rolled out together with it. One that does not answer holds nothing up."""
+    try:
+        news = look_at(model_stage(found, declared()), lambda: instance, GLANCE_SECONDS)
+    except PipelineError:
+        return False
+    if news.new:
+        instance.report_runless_asset_event(event(news))
+    return news.verdict is not None and news.verdict.admitted and news.moved
 
 
 def wanted(loop: Loop, known: Known) -> tuple[list[Watched], list[str]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from assets import collect
 from assets.teardown import leftovers as unwanted
-from infra.decisions import Attempt, Decisions, ReleaseRecord
+from infra.decisions import Decisions
 from infra.declarations import Declared
+from infra.documents import Attempt, ReleaseRecord
 from infra.errors import PipelineError, Problem
 from infra.loop import acting
 from infra.platform import Platform

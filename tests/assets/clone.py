@@ -26,7 +26,8 @@ from assets.admission import sighted
 from assets.ray_service import route_of
 from infra import settings
 from infra.acceptance import LADDER
-from infra.decisions import Admitted, Decisions, Live, ReleaseRecord, RunPlan
+from infra.decisions import Decisions
+from infra.documents import Admitted, Live, ReleaseRecord, RunPlan
 from infra.errors import Problem
 from infra.platform import Release
 from infra.policy import Admission
@@ -157,7 +158,7 @@ class Clone:
             self._defs = dg.Definitions.merge(
                 *(components.build_cluster(found) for found in everything.clusters.values()),
                 *(components.build_model(found, everything) for found in everything.models.values()),
-                teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(), revisions.build(), dg.Definitions(executor=dg.in_process_executor),
+                teardown.build(clusters), pins.build(clusters), approval.build(clusters), collect.build(clusters, components.model_stages(clusters)), automation.build(revisions.admits), revisions.build(), dg.Definitions(executor=dg.in_process_executor),
             )  # fmt: skip
         return self._defs
 
@@ -190,7 +191,7 @@ class Clone:
             self.world.records.put("local", "identity", {"identity": dict(self.world.identity or {}), "at": time.time(), "platform": "local"}, None)
         seen = platform.model_weights.look(found.spec, found.base, Progress())
         decisions.want(True, "ann")
-        admitted = Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by="ann", at=time.time(), why="the newest at the source")
+        admitted = Admitted(revision=seen.revision, source=seen.source, manifest=seen.manifest.to_dict(), by="ann", at=time.time(), why="the newest at the source", declared=found.spec.weights)
         decisions.write("admitted", admitted)
         decisions.write("seen", sighted(decisions.seen, seen, None, Admission(True, admitted.why), time.time()))
         release = desired(decisions, platform, found.spec, found.base, Progress())

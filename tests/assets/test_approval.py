@@ -7,7 +7,8 @@ import time
 import dagster as dg
 import pytest
 
-from infra.decisions import Approval, Decisions
+from infra.decisions import Decisions
+from infra.documents import Approval
 from llm_pipeline import views
 from tests.assets.clone import Clone, Ran
 from tests.doubles.parts import Behaviour

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from assets import collect
-from infra.decisions import RunPlan
+from infra.documents import RunPlan
 from infra.errors import Blocked
 from infra.local.records import LocalRecords
 from infra.platform import Sharer

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from infra.decisions import Attempt, Mark
+from infra.documents import Attempt, Mark
 from infra.errors import CapacityError, ConfigError, Permanent, PipelineError, Transient
 from infra.platform import Release
 from tests.assets.clone import Clone

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from infra.decisions import Approval, Deployment, Live, ReleaseRecord
+from infra.documents import Approval, Deployment, Live, ReleaseRecord
 from infra.errors import CapacityError, Transient
 from infra.loop import Turn
 from infra.notices import Told, utc
@@ -442,7 +442,7 @@ def test_one_model_whose_records_can_not_be_read_stops_no_other(clone: Clone, wo
 
     said = telling.tick()
 
-    assert "broken: cannot tell" in said and "strange: cannot tell: its records can not be read by this version" in said and "demo: told of rolled out" in said
+    assert "broken: cannot tell" in said and "strange: cannot tell: the record live of strange can not be read by this version" in said and "demo: told of rolled out" in said
 
 
 def test_a_rollout_goes_on_whatever_the_receiver_does(clone: Clone, world: World, telling: Telling, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

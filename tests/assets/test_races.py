@@ -11,7 +11,7 @@ import pytest
 
 from assets.workers import TAG_WORKER, bury
 from infra import workers
-from infra.decisions import Claim, Deployment
+from infra.documents import Claim, Deployment
 from infra.errors import PipelineError
 from infra.policy import Facts, decide
 from llm_pipeline import actions

@@ -8,7 +8,7 @@ from typing import Literal, NoReturn
 import dagster as dg
 import pytest
 
-from infra.decisions import Mark, ReleaseRecord
+from infra.documents import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from infra.platform import Records
 from llm_pipeline import automation, components, views

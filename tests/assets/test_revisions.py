@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from infra.decisions import Admitted
+from infra.documents import Admitted
 from infra.errors import Conflict, Transient
 from infra.loop import Loop
 from infra.waiting import Progress

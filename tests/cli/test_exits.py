@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.decisions import Mark, ReleaseRecord
+from infra.documents import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal

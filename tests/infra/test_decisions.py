@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.decisions import KEEP_ACTS, Act, Decisions, Live, Pin
+from infra.decisions import KEEP_ACTS, Decisions
+from infra.documents import Act, Live, Pin
 from infra.errors import ConfigError, Conflict, Problem
 from infra.local.records import LocalRecords
 from infra.platform import Record, Release

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.decisions import Attempt, Failure, Live, Mark, ReleaseRecord, Sighting
+from infra.documents import Attempt, Failure, Live, Mark, ReleaseRecord, Sighting
 from infra.notices import Facts, Kind, Notice, Told, due, open_
 
 NOW, LIMIT = 100_000.0, 3600.0

@@ -52,6 +52,7 @@ SCENARIOS = [
     ("first release, failed three times", {"desired": B, "failures": [1, 2, 3]}, "give up", "3 times"),
     ("edited, failed three times of five", {"desired": B, "failures": [1, 2, 3], "attempts": 5, **WELL}, "redeploy", "->"),
     ("edited, failed five times of five", {"desired": B, "failures": [1, 2, 3, 4, 5], "attempts": 5, **WELL}, "give up", "5 times"),
+    ("edited, failed a moment ago, and the live one died", {"desired": B, "failures": [NOW - 1], **ILL}, "heal", "processes are gone"),
     ("edited, failed once of one", {"desired": B, "failures": [1], "attempts": 1, **WELL}, "give up", "1 times"),
     ("healed twice this hour", {"desired": A, "heals": [NOW - 1000, NOW - 10], **ILL}, "heal", "processes"),
     ("healed three times this hour", {"desired": A, "heals": [NOW - 3000, NOW - 1000, NOW - 10], **ILL}, "give up", "healed 3 times"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.decisions import Admitted, Attempt, Claim, Pin, ReleaseRecord, RunPlan
+from infra.documents import Admitted, Attempt, Claim, Pin, ReleaseRecord, RunPlan
 from infra.retention import DAY, KEEP_DAYS, KEEP_RUNS, Facts, Kept, RunRow, judge, needed, old_plans, old_runs, reasons
 from infra.states import Held
 from infra.weights import File, Manifest

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.decisions import Admitted, Attempt, Claim, Decisions, Deployment, Failure, Live, Mark, Pin, ReleaseRecord
+from infra.decisions import Decisions
+from infra.documents import Admitted, Attempt, Claim, Deployment, Failure, Live, Mark, Pin, ReleaseRecord
 from infra.errors import ConfigError, Problem
 from infra.local import startup
 from infra.local.records import LocalRecords

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.decisions import Decisions, ReleaseRecord
+from infra.decisions import Decisions
+from infra.documents import ReleaseRecord
 from infra.local.records import LocalRecords
 from tests.doubles.permute import permute
 from tests.life import clone as clones

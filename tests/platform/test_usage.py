@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from infra.decisions import Decisions, Live
+from infra.decisions import Decisions
+from infra.documents import Live
 from infra.platform import Platform
 from infra.states import Route
 from infra.waiting import Progress

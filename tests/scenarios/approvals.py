@@ -65,6 +65,17 @@ def daemon_down_while_one_waits(scene: Scene) -> None:
     assert scene.settle() == ["v2"] and scene.serving == "v2"
 
 
+def automatic_by_now(scene: Scene) -> None:
+    """The YAML says `auto` by now: that is the word, and nothing waits for another."""
+    scene.declare(updates={"policy": "approve"})
+    scene.push("v2")
+    scene.settle()
+    assert scene.serving == "v1"
+    scene.declare(updates={"policy": "auto"})
+
+    assert scene.settle() == ["v2"] and scene.serving == "v2" and scene.starts == ["v2"] and scene.clone.decisions().approval is None
+
+
 def waiting(scene: Scene) -> str:
     """The name of the candidate that waits."""
     found = scene.clone.decisions().approval
@@ -78,6 +89,7 @@ ROWS = (
     Row("a candidate is rejected", decide("a candidate was rejected"), Elsewhere(proved.test_the_rejected_one_goes_and_is_left_alone)),
     Row("approval comes late", decide("nobody approved a candidate in time"), too_late),
     Row("approval in time, and nobody looks before its end", decide("a candidate was approved, its time is over since"), daemon_down_while_one_waits),
+    Row("updates become automatic while a candidate waits", decide("a candidate was approved"), automatic_by_now),
     Row("a candidate that waits is superseded", decide("something else should serve than the candidate"), Elsewhere(proved.test_something_newer_takes_the_place_of_what_waits)),
     Row("an approved candidate is superseded", decide("something else should serve than the approved candidate"), Elsewhere(proved.test_a_word_for_one_release_is_none_for_another)),
     Row("several revisions while a candidate waits", decide("something else should serve than the candidate", "a candidate was approved"), several_while_one_waits),

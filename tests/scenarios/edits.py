@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from infra.errors import Transient
 from tests.scenarios.row import Row, admit, decide
 from tests.scenarios.scene import Scene
 
@@ -63,6 +64,25 @@ def several_changes_at_once(scene: Scene) -> None:
     assert scene.settle() == ["v2"] and scene.starts == ["v2"]
     record = scene.clone.record(scene.clone.live() or "")
     assert (record.revision, record.image, record.release.spec.engine.max_model_len) == ("v2", scene.world.image, 256)
+
+
+def edit_before_a_look(scene: Scene) -> None:
+    """The loop is the first that sees the edit, and nobody has looked at the source yet: it looks, and both are one release."""
+    scene.push("v2")
+    scene.declare(engine=SHORTER)
+    run = scene.queue(scene.asked())
+
+    assert scene.clone.execute(run).success and scene.starts == ["v2"] and scene.settle() == []
+    assert scene.clone.record(scene.clone.live() or "").release.spec.engine.max_model_len == 256
+
+
+def edit_before_a_look_at_nothing(scene: Scene) -> None:
+    """The source does not answer when the loop looks before a rollout: the edit is rolled out with what was admitted."""
+    scene.world.source_error = Transient("no network")
+    scene.declare(engine=SHORTER)
+
+    assert scene.clone.execute(scene.queue(scene.asked())).success and scene.serving == "v1"
+    assert scene.clone.record(scene.clone.live() or "").release.spec.engine.max_model_len == 256
 
 
 def several_changes_while_one_waits(scene: Scene) -> None:
@@ -133,6 +153,8 @@ ROWS = (
     Row("a lock edit", decide("edited"), lock_edit),
     Row("the image is rebuilt to the same digest", decide("all is well"), same_image_again),
     Row("revision, spec and image at once", (*admit("a new revision"), *decide("edited")), several_changes_at_once),
+    Row("a spec edit, and a revision that nobody has looked at yet", (*admit("a new revision"), *decide("edited")), edit_before_a_look),
+    Row("a spec edit while the source is unreachable", decide("edited"), edit_before_a_look_at_nothing),
     Row("a spec edit while the revision waits for a person", (*admit("updates are manual"), *decide("edited")), several_changes_while_one_waits),
     Row("the code location is reloaded", decide("edited", "all is well"), location_reloaded),
     Row("the model is deleted from YAML", decide("no YAML any more, it died"), yaml_deleted),

@@ -20,7 +20,8 @@ import httpx
 import psutil
 import yaml
 
-from infra.decisions import Decisions, ReleaseRecord
+from infra.decisions import Decisions
+from infra.documents import ReleaseRecord
 from infra.local.image_build import SERVING, digest, pins, recipes
 from infra.local.records import LocalRecords
 from tests.doubles import ray_engine

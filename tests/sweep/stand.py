@@ -40,7 +40,7 @@ from infra.local import startup
 from infra.local.processes import end, home_id, marked, members
 from infra.platform import Platform
 from infra.waiting import Progress
-from llm_pipeline import actions, automation, components, runs
+from llm_pipeline import actions, automation, components, revisions, runs
 from tests.doubles import ray_engine
 from tests.doubles.model import lay_model
 from tests.sweep.points import Point, Points, read
@@ -81,7 +81,7 @@ def definitions_of() -> dg.Definitions:
     return dg.Definitions.merge(
         *(components.build_cluster(found) for found in everything.clusters.values()),
         *(components.build_model(found, everything) for found in everything.models.values()),
-        teardown.build(clusters), pins.build(clusters), automation.build(), dg.Definitions(executor=noted(dg.in_process_executor)),
+        teardown.build(clusters), pins.build(clusters), automation.build(revisions.admits), dg.Definitions(executor=noted(dg.in_process_executor)),
     )  # fmt: skip
 
 

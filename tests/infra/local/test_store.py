@@ -16,7 +16,8 @@ import pytest
 from assets.collect import collect
 from assets.step import Cluster, Run
 from assets.teardown import TeardownConfig, leftovers, take_cluster_down
-from infra.decisions import Decisions, Live
+from infra.decisions import Decisions
+from infra.documents import Live
 from infra.platform import Platform, Release
 from infra.states import Held, Route
 from infra.waiting import Progress

@@ -130,6 +130,6 @@ def page(work: Work, state: EndpointState, proved: int, drained: float, old: Rel
     """Where it answers, and what the switch did."""
     release = work.release
     return {
-        "url": dg.MetadataValue.url(state.url), "served_name": release.served_name, "release": release.id, "revision": release.revision,
+        "url": dg.MetadataValue.url(state.url), "served_name": release.served_name, "release": release.id, "revision": release.revision, "because": work.run.why, "by": work.run.by,
         "previous_release": old.id if old and old.id != release.id else "none", "answers_proved": proved, "drain_seconds": drained, "table_generation": state.generation,
     }  # fmt: skip

@@ -8,6 +8,7 @@ Passed, all of them    the rung is climbed
 Failed, one of them    the release is refused, with the check's own description
 No answer in time      nothing was said about the release, so it is not refused: the attempt fails as after any other failure that may pass, and is
                        made again, `updates.attempts` times in all. The candidate goes meanwhile: what nobody judges must not keep a GPU
+What serves dies       the same: it is healed first
 """
 
 import time
@@ -71,6 +72,7 @@ def waited(work: Work, names: Sequence[str], seconds: float) -> list[Answer]:
             return answers
         missing = [name for name in names if name not in {one.check for one in answers}]
         insist_on_life(work, f"{', '.join(missing)} judged it")
+        insist_on_what_serves(work)
         left = until - time.monotonic()
         if left <= 0:
             raise unanswered(work, missing, seconds)
@@ -78,6 +80,22 @@ def waited(work: Work, names: Sequence[str], seconds: float) -> list[Answer]:
         return None
 
     return work.progress.until(come, every=EVERY)
+
+
+def insist_on_what_serves(work: Work) -> None:
+    """Raises Transient when what serves died meanwhile: the loop brings it back before this release is tried again, however long a word may take."""
+    live = work.live
+    if live is None or live.id == work.release.id:
+        return
+    try:
+        state = work.platform.ray_service.observe(live)
+    except Transient:
+        return  # nobody can tell: no reason to give anything up
+    if state is None or state.phase == "dead":
+        raise Transient(
+            f"{live.name}, which served, died while {work.release.name} waited to be judged", why=state.problem.what if state and state.problem else None,
+            next="the loop brings it back, then tries this one again",
+        )  # fmt: skip
 
 
 def candidate(work: Work) -> Candidate:

@@ -58,6 +58,7 @@ class Facts:
     busy             what is under way for this model already
     attempts         failures after which `desired` is given up
     candidate        one that passed and waits for a person; None: none does
+    strays           releases that run, and that nobody works on, waits for, or wants: what a killed run left
     """
 
     wanted: bool
@@ -75,6 +76,7 @@ class Facts:
     busy: str | None = None
     attempts: int = ATTEMPTS
     candidate: Candidate | None = None
+    strays: Sequence[str] = ()
 
 
 def decide(facts: Facts) -> Verdict:
@@ -101,6 +103,8 @@ def _keep(facts: Facts, otherwise: str = "in step") -> Verdict:
     """The live release stays: heal it when it is proved to be ill. "Cannot tell" is a reason to wait, never to heal."""
     if facts.live_healthy is None or (facts.live_healthy and facts.router_healthy is None):
         return Verdict("wait", f"cannot tell whether {facts.live} serves: {facts.live_problem or 'no answer in time'}")
+    if facts.live_healthy and facts.router_healthy and facts.strays:
+        return Verdict("withdraw", f"{', '.join(facts.strays)} runs, and neither serves nor should: its run was killed", facts.strays[0])
     if facts.live_healthy and facts.router_healthy:
         return Verdict("in step" if otherwise == "in step" else "wait", otherwise, facts.live)
     if facts.live_mark:

@@ -124,7 +124,7 @@ def facts(seen: Situation, *, now: float) -> Facts:
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
         failures=failures, heals=seen.live.heals if seen.live else (),
-        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen),
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen), strays=_strays(seen),
     )  # fmt: skip
 
 
@@ -179,6 +179,15 @@ def _candidate(seen: Situation) -> Candidate | None:
     if found.verdict == "waiting" and seen.desired and seen.desired.spec.updates.policy == "auto":
         return Candidate(found.release, found.until, "approved", "by the declaration: updates are auto")
     return Candidate(found.release, found.until, found.verdict, f"by {found.by}" + (f": {found.why}" if found.why else ""))
+
+
+def _strays(seen: Situation) -> tuple[str, ...]:
+    """What runs beside the live release for nobody. A claim in force is somebody's, also where another Dagster has the run."""
+    if seen.claim:
+        return ()
+    record, ids = seen.desired_record, [state.release.rsplit("-", 1)[-1] for state in seen.others]
+    tried = record.id if record and not record.mark else None  # it is about to be tried again
+    return tuple(one for one in ids if one != tried and not (seen.approval and seen.approval.release == one))
 
 
 def _failures(record: ReleaseRecord | None) -> tuple[float, ...]:

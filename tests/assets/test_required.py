@@ -96,6 +96,24 @@ def test_silence_is_no_verdict_on_the_release(clone: Clone, canary: Canary, worl
     assert world.running == {} and rung(ran) is None and clone.decisions().claim(0) is None
 
 
+def test_what_serves_is_not_left_dead_while_its_successor_waits_for_a_word(clone: Clone, canary: Canary, world: World) -> None:
+    """The try ends, and the loop heals what served before it tries again."""
+    assert clone.up().success
+    live, world.source["demo"] = clone.live(), "v2"
+
+    def dies(_: object) -> None:
+        if not world.done("started")[2:]:
+            world.kill(f"demo-{live}", "out of memory")
+
+    canary.says = dies  # type: ignore[assignment]
+    ran = clone.up()
+    (request,) = clone.tick().run_requests or ()
+
+    found = clone.newest().last
+    assert "died while" in ran.problem.what and found and (found.result, found.transient) == ("failed", True)
+    assert (request.tags["llm/lifecycle"], request.tags["llm/release"]) == ("heal", live) and clone.obey(request).success and clone.live() == live
+
+
 def test_what_serves_stays_when_nobody_judges_it_by_new_rules(clone: Clone, canary: Canary, world: World) -> None:
     """The rules were edited and the evaluation is silent: the live release is not removed for that."""
     clone.declare()

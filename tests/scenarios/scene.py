@@ -95,6 +95,8 @@ class Scene:
         release = self.clone.record(run.tags["llm/release"]).release
         self.clone.decisions().begin(release.id, run.run_id, "reconcile", "it died")
         self.clone.decisions().take_claim(run.run_id, release.id, 1800, DEAD)
+        for other in set(self.world.running) - {release.name, f"demo-{self.clone.live()}"}:
+            self.world.platform.ray_service.remove(other, Progress())  # as a run does before it starts anything
         faults, self.world.start_errors = self.world.start_errors, []
         self.world.platform.ray_service.apply(release, Progress())
         self.world.start_errors = faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from infra.errors import Transient
+from tests.scenarios.edits import SHORTER
 from tests.scenarios.row import Row, admit, decide
 from tests.scenarios.scene import DAY, HERE, HOUR, Scene
 
@@ -60,6 +61,18 @@ def run_crashed(scene: Scene) -> None:
     assert scene.settle() == ["v2"] and scene.serving == "v2"
     tries = scene.clone.record(scene.clone.live() or "").attempts
     assert [attempt.result for attempt in tries] == ["failed", "accepted"]
+
+
+def run_crashed_and_taken_back(scene: Scene) -> None:
+    """Its candidate is up when the run is killed, and then the edit is taken back: nobody is to try it again, and it does not run on for ever."""
+    live = scene.clone.live()
+    scene.declare(engine=SHORTER)
+    scene.crash(scene.queue(scene.asked()))
+    left = set(scene.world.running) - {f"demo-{live}"}
+    scene.declare()
+    scene.settle()
+
+    assert len(left) == 1 and list(scene.world.running) == [f"demo-{live}"] and scene.clone.live() == live and scene.settle() == []
 
 
 def fails_once(scene: Scene) -> None:
@@ -200,6 +213,7 @@ ROWS = (
     Row("Dagster's storage is lost", decide("all is well", "edited"), storage_lost),
     Row("Dagster's storage is lost during a rollout", decide("edited"), storage_lost_during_a_rollout),
     Row("a run crashes", decide("edited"), run_crashed),
+    Row("a run crashes, and the edit is taken back", decide("all is well, and what a killed run left runs on"), run_crashed_and_taken_back),
     Row("a transient failure", decide("edited, failed a moment ago", "edited, failed a minute ago"), fails_once),
     Row("a transient failure, and something newer", (*decide("edited, failed a moment ago"), *admit("a new revision")), fails_once_and_something_newer_comes),
     Row("a transient failure thrice", (*decide("edited, failed three times"), *admit("it failed for reasons that might pass, too often")), fails_thrice),

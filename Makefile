@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep sweep-kubernetes soak scenarios bench lint
+.PHONY: help up down clean test test-fast coverage test-kubernetes test-all sweep sweep-kubernetes soak scenarios test-example bench lint
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -28,7 +28,10 @@ test: .venv/test ## lint, types, fast tests, the life of a real engine; what nee
 test-kubernetes: .venv/test ## everything on Kubernetes, lives with real Ray pods included; needs a cluster for tests (tests/kubernetes/lab.py)
 	@LLM_PIPELINE_TEST_REQUIRE_KUBERNETES=1 $(BIN)/python -m pytest tests/kubernetes tests/platform
 
-test-all: test test-kubernetes sweep sweep-kubernetes soak ## everything there is: about four and a half hours
+test-example: .venv/test ## the fine-tune of examples/, whole: real training, two code locations, a canary that refuses (ten minutes)
+	@$(BIN)/python -m pytest tests/life/test_fine_tune.py
+
+test-all: test test-kubernetes test-example sweep sweep-kubernetes soak scenarios ## everything there is: about five hours
 
 test-fast: .venv/test ## without a real engine
 	@$(BIN)/python -m pytest -m "not real" -n 3 --dist worksteal

@@ -2,7 +2,7 @@
 
     fast        everything without a real engine or a cluster: several processes at once
     clusters    what needs a control plane for tests, beside `fast`: it waits most of its time. Its output comes when it is over
-    real        the lives with a real engine, alone
+    real        the lives with a real engine, alone; but for that of the fine-tune, which `make test-example` plays
 
 The lives are not begun when anything failed before them; what was begun is ended by its pid.
 """
@@ -14,6 +14,7 @@ import tempfile
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTERS = ["tests/kubernetes", "tests/platform"]
 APART = [option for folder in CLUSTERS for option in ("--ignore", folder)]
+REAL = ["-m", "real", "--ignore", "tests/life/test_fine_tune.py"]
 FAST = ["-m", "not real", "-n", "3", "--dist", "worksteal"]
 
 
@@ -30,7 +31,7 @@ def main() -> int:
                 clusters.wait()
         out.seek(0)
         print(out.read(), flush=True)
-    return fast or waited or subprocess.run([*PYTEST, *APART, "-m", "real"], check=False).returncode
+    return fast or waited or subprocess.run([*PYTEST, *APART, *REAL], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 def test_a_fine_tune_goes_live_and_a_bad_one_is_refused(clone: Clone) -> None:
     """Materialised there, rolled out here under load; a wrong lesson is refused by the canary; the way back needs no folder of the fine-tune."""
     assert clone.run("dagster", "start").returncode == 0
+    assert clone.json("up", "demo", timeout=PATIENCE)["result"] == "serving"  # as the README says: it builds the environment that the training needs
+    assert clone.json("down", "demo")["left"] == []
     first = fine_tuned(clone)
     up = clone.json("up", "tuned", timeout=PATIENCE)
     assert (up["result"], up["revision"]) == ("serving", first["digest"])

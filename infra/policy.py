@@ -24,6 +24,10 @@ BACK_OFF = (60.0, 300.0, 900.0)
 """Seconds to wait after the first, the second, and every later transient failure of one release."""
 
 
+STUCK_SECONDS = 300.0
+"""Seconds from one failed try to take something away to the next: nobody waits for it, and a run each minute would mend nothing."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What to do, with which release, and the reason in a sentence. `until`: when a wait ends by itself (Unix seconds)."""
@@ -59,6 +63,7 @@ class Facts:
     attempts         failures after which `desired` is given up
     candidate        one that passed and waits for a person; None: none does
     strays           releases that run, and that nobody works on, waits for, or wants: what a killed run left
+    stuck            when the last run that was to take such a thing away failed; None: it did not
     """
 
     wanted: bool
@@ -77,10 +82,18 @@ class Facts:
     attempts: int = ATTEMPTS
     candidate: Candidate | None = None
     strays: Sequence[str] = ()
+    stuck: float | None = None
 
 
 def decide(facts: Facts) -> Verdict:
     """What the loop does now for one model."""
+    verdict = _decided(facts)
+    if verdict.action == "withdraw" and facts.stuck is not None and facts.stuck - 1 <= facts.now < (until := facts.stuck + STUCK_SECONDS):  # a length is stored in tenths
+        return Verdict("wait", f"{verdict.why}; it could not be removed, next try in {until - facts.now:,.0f} s", verdict.release, until)
+    return verdict
+
+
+def _decided(facts: Facts) -> Verdict:
     if not facts.wanted:
         return Verdict("in step", "nobody wants it")
     if facts.busy:

@@ -124,7 +124,7 @@ def facts(seen: Situation, *, now: float) -> Facts:
         mark=f"{record.mark.kind}: {record.mark.why}" if record and record.mark else None,
         live_mark=f"{seen.live.mark.kind}: {seen.live.mark.why}" if seen.live and seen.live.mark and seen.live.mark.kind == "failed" else None,
         failures=failures, heals=seen.live.heals if seen.live else (),
-        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen), strays=_strays(seen),
+        attempts=seen.desired.spec.updates.attempts if seen.desired else ATTEMPTS, candidate=_candidate(seen), strays=_strays(seen), stuck=_stuck(seen),
     )  # fmt: skip
 
 
@@ -188,6 +188,12 @@ def _strays(seen: Situation) -> tuple[str, ...]:
     record, ids = seen.desired_record, [state.release.rsplit("-", 1)[-1] for state in seen.others]
     tried = record.id if record and not record.mark else None  # it is about to be tried again
     return tuple(one for one in ids if one != tried and not (seen.approval and seen.approval.release == one))
+
+
+def _stuck(seen: Situation) -> float | None:
+    """When the last withdrawal failed, if that is what was tried last."""
+    last = seen.acts.asked
+    return last.at + (last.seconds or 0.0) if last and last.action == "withdraw" and last.result not in (None, "done") else None
 
 
 def _failures(record: ReleaseRecord | None) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import pytest
 from infra.documents import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
 from infra.platform import Records
+from infra.waiting import Progress
 from llm_pipeline import automation, components, views
 from llm_pipeline.automation import ROLLOUT
 from tests.assets.clone import Clone
@@ -319,6 +320,30 @@ def test_a_record_that_can_not_be_read_is_one_models_trouble(clone: Clone, world
 
     (request,) = result.run_requests or ()
     assert request.tags["llm/model"] == "other" and clone.looks()
+
+
+def test_what_can_not_be_taken_away_is_not_tried_without_a_pause(clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves is not touched by it, and a run each look would mend nothing."""
+    live = clone.serve()
+    clone.declare(engine={"max_model_len": 256})
+    request = asked(clone)
+    world.platform.ray_service.apply(clone.record(request.tags["llm/release"]).release, Progress())
+    clone.instance.report_run_failed(clone.take(request))
+    clone.declare()
+    world.on_call = stuck
+    ran = clone.obey(asked(clone))
+    paused = waits(clone)
+    world.on_call = lambda _: None
+    now = time.time
+    monkeypatch.setattr(automation.time, "time", lambda: now() + 301)
+
+    assert not ran.success and "it could not be removed, next try in" in paused
+    assert clone.obey(asked(clone)).success and list(world.running) == [f"demo-{live}"]
+
+
+def stuck(call: tuple[str, ...]) -> None:
+    if call[0] == "removed":
+        raise Transient("a finalizer holds it")
 
 
 def test_a_run_that_a_person_ends_in_the_queue_is_not_asked_for_again(clone: Clone, world: World) -> None:

@@ -60,6 +60,8 @@ SCENARIOS = [
     ("healed too often and given up", {"desired": A, "live_mark": "failed: healed 3 times", **ILL}, "wait", "healed 3 times"),
     ("given up before, and well again", {"desired": A, "live_mark": "failed: x", **WELL}, "in step", "in step"),
     ("all is well, and what a killed run left runs on", {"desired": A, "strays": [B], **WELL}, "withdraw", f"{B} runs"),
+    ("what a killed run left can not be removed", {"desired": A, "strays": [B], "stuck": NOW - 10, **WELL}, "wait", "next try in 290 s"),
+    ("what a killed run left could not be removed a while ago", {"desired": A, "strays": [B], "stuck": NOW - 301, **WELL}, "withdraw", f"{B} runs"),
     ("edited, refused before, and what a killed run left runs on", {"desired": B, "mark": "refused: x", "strays": [B], **WELL}, "withdraw", f"{B} runs"),
     ("the live one died, and what a killed run left runs on", {"desired": A, "strays": [B], **ILL}, "heal", "processes are gone"),
     ("a candidate waits for a person", {"desired": B, "candidate": Candidate(B, NOW + 60), **WELL}, "wait", "waits for approval"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
 from llm_pipeline import actions, chat, components, console, dev, doctor, manifests, revisions, screens, views
 from llm_pipeline import notify as notifying
-from llm_pipeline.runs import Dagster
+from llm_pipeline.runs import Dagster, interrupted
 
 app = typer.Typer(
     name="llm-pipeline", no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -389,6 +390,8 @@ def main(run: Callable[..., Any] = app) -> None:
         console.card(Problem("llm-pipeline runs from its clone", why="it was installed without -e, so its graph and YAML are not here", next="git clone it, then: make up"))
         sys.exit(2)
     os.chdir(ROOT)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a script began it in the background: Ctrl-C is not meant for it there
+        signal.signal(signal.SIGINT, interrupted)
     os.umask(0o077)  # home, cache and Dagster's storage are this user's alone; children inherit it
     with one_message():
         code = run(standalone_mode=False) or 0

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,15 @@ class Event:
     text: str = ""
     at: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+_INTERRUPTED = threading.Event()
+
+
+def interrupted(*_: object) -> None:
+    """The handler of Ctrl-C: as ever, and remembered. Where a library swallows the exception (in a callback, a destructor), whoever follows a run still hears of it."""
+    _INTERRUPTED.set()
+    raise KeyboardInterrupt
 
 
 class Dagster:
@@ -123,6 +133,8 @@ class Dagster:
         """What happens in a run, until it ended. Raises Timeout; stopping to listen never stops the run."""
         until, cursor, said = time.monotonic() + timeout, None, ""
         while True:
+            if _INTERRUPTED.is_set():
+                raise KeyboardInterrupt
             run = self.instance.get_run_by_id(run_id)
             page = self.instance.get_records_for_run(run_id, cursor=cursor, limit=200)
             cursor = page.cursor

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from infra.documents import Mark, ReleaseRecord
 from infra.errors import ConfigError, Transient
+from llm_pipeline import runs
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal
 from tests.doubles.parts import Behaviour
@@ -247,3 +250,14 @@ def test_a_source_that_is_wrong_is_told_before_a_run_begins(terminal: Terminal, 
     screen = terminal("up", "demo")
 
     assert screen.code == 2 and dagster[-1].launched == []
+
+
+def test_a_ctrl_c_that_a_library_swallows_ends_following_all_the_same(terminal: Terminal, clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came in a callback, where Python prints and forgets it: the next look at the run ends with exit code 130, and says what goes on."""
+    monkeypatch.setattr(runs, "_INTERRUPTED", threading.Event())
+    with pytest.raises(KeyboardInterrupt):
+        runs.interrupted()
+
+    screen = terminal("up", "demo")
+
+    assert screen.code == 130 and "what was begun goes on" in screen.err

@@ -183,6 +183,7 @@ def look_now(dagster: Dagster, found: Declared[ModelSpec]) -> tuple[Verdict, str
     request = act(platform, found.spec.name, verdict, seen)
     if request is None:
         return verdict, None
+    dagster.instance.report_runless_asset_event(page(found.spec.name, verdict, request.tags[TAG_SAW]))
     assets = [(key.path[0], key.path[1]) for key in request.asset_selection or ()]
     return verdict, dagster.launch(Launch(request.tags, assets), needs_daemon=False)
 

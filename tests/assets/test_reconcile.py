@@ -126,6 +126,19 @@ def test_what_died_is_healed(clone: Clone, world: World) -> None:
     assert verdicts(clone) == [("heal", f"demo-{live}: out of memory"), ("in step", "in step")]
 
 
+def test_a_verdict_that_acts_stands_on_the_models_page(clone: Clone, world: World) -> None:
+    """What, from what to what, because of what; a look that does nothing leaves no trace there."""
+    live = clone.serve()
+    quiet = clone.tick()
+    clone.declare(engine={"max_model_len": 256})
+
+    (event,) = clone.tick().asset_events
+
+    assert not quiet.asset_events and event.asset_key == dg.AssetKey(["demo", "deployment"])
+    facts = {name: value.value for name, value in event.metadata.items()}
+    assert (facts["verdict"], facts["from"], facts["by"]) == ("redeploy", live, "reconcile") and facts["because"] == f"{live} -> {facts['to']}"
+
+
 def test_a_router_that_died_is_healed(clone: Clone, world: World) -> None:
     """The service lives, and nobody reaches it."""
     clone.serve()

@@ -32,6 +32,8 @@ def test_notify_of_something_new(terminal: Terminal, clone: Clone, world: World)
     run = clone.instance.get_run_by_id(found["run_id"])
     assert run and (run.tags["llm/lifecycle"], run.tags["llm/by"]) == ("redeploy", "reconcile") and clone.record(clone.live() or "").revision == "v2"
     assert not clone.tick().run_requests
+    (verdict,) = clone.instance.fetch_observations(dg.AssetKey(["demo", "deployment"]), limit=1).records
+    assert verdict.asset_observation and verdict.asset_observation.metadata["verdict"].value == "redeploy"
 
 
 def test_notify_of_the_hub_links_to_the_commit(terminal: Terminal, clone: Clone, world: World) -> None:

@@ -19,7 +19,7 @@ from assets.step import page as shown
 from assets.upstream import given
 from infra.decisions import Decisions
 from infra.documents import Pin
-from infra.errors import PipelineError
+from infra.errors import PipelineError, Withdrawn
 from infra.platform import Release
 from infra.situation import Situation, desired, look, newest
 from infra.waiting import Progress
@@ -112,7 +112,9 @@ def plan_of(work: Work, seen: Situation | None, release: Release) -> dict[str, A
     if seen is None:
         return {}
     try:
-        found = planning.forecast(work.model, seen, release, rollback=work.run.action == "rollback")
+        found = planning.forecast(work.model, seen, release, work.progress, rollback=work.run.action == "rollback")
+    except Withdrawn:
+        raise
     except PipelineError as error:
         return {"plan": f"could not be made: {error.problem.what}"}
     return {"plan": dg.MetadataValue.md(planning.markdown(found)), "plan_document": dg.MetadataValue.json(found.as_dict())}

@@ -14,16 +14,14 @@ from assets.ray_service import strategy
 from assets.step import Model, compare_identity
 from infra import costs
 from infra.decisions import Decisions
-from infra.errors import PipelineError, Transient
+from infra.errors import PipelineError, Transient, Withdrawn
+from infra.fitting import judge
 from infra.plan import PARTS, Facts, Headroom, Plan, compare, unchanged
 from infra.platform import Platform, Release
 from infra.situation import Situation
 from infra.starts import Expected, expected
 from infra.states import Fit, ServiceState
 from infra.waiting import Progress
-
-OUTLINE_SECONDS = 30.0
-"""How long a source may take to tell what the planner needs: a header is small, and a plan without it says so."""
 
 T = TypeVar("T")
 
@@ -58,13 +56,13 @@ class Forecast:
         }  # fmt: skip
 
 
-def forecast(model: Model, seen: Situation, release: Release, *, in_step: bool = False, rollback: bool = False) -> Forecast:
-    """Looks at every part. `in_step`: nothing would be done, as was seen already. Raises Blocked where the cluster is not the place that it was."""
+def forecast(model: Model, seen: Situation, release: Release, progress: Progress, *, in_step: bool = False, rollback: bool = False) -> Forecast:
+    """Looks at every part. `in_step`: nothing would be done, as was seen already. Raises Blocked where the cluster is not the place that it was, and what `progress` raises."""
     model = replace(model, platform=model.platform.at_once())
     live = seen.live.release if seen.live else None
     plan = unchanged(release, live) if in_step else compare(facts(model, seen, release, rollback=rollback))
     removes = tuple(state.release for state in seen.others if state.release != release.name) if not in_step else ()
-    return Forecast(plan, fit(model.platform, release), money(model.platform, seen, plan), removes)
+    return Forecast(plan, fit(model.platform, release, progress), money(model.platform, seen, plan), removes)
 
 
 def facts(model: Model, seen: Situation, release: Release, *, rollback: bool = False) -> Facts:
@@ -136,13 +134,14 @@ def service_of(seen: Situation, release: Release) -> ServiceState | None:
     return next((state for state in (*([seen.service] if seen.service else []), *seen.others) if state.release == release.name), None)
 
 
-def fit(platform: Platform, release: Release) -> Fit:
-    """The planner's word, before anything is made; why there is none where the source does not tell what it needs."""
+def fit(platform: Platform, release: Release, progress: Progress) -> Fit:
+    """The planner's word, before anything is made; why there is none where the platform does not tell what it has."""
     try:
-        outline = platform.model_weights.outline(release, Progress(OUTLINE_SECONDS))
-        return platform.gpu_nodepool.fits(release, outline)
+        return judge(platform.gpu_nodepool, platform.model_weights, release, progress)
+    except Withdrawn:
+        raise
     except PipelineError as error:
-        return Fit("unknown", error.problem.what)
+        return Fit("unknown", f"not computed: {error.problem.what}")
 
 
 def money(platform: Platform, seen: Situation, found: Plan) -> Money:

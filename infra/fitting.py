@@ -1,4 +1,4 @@
-"""Fitting: the memory planner's word for one release on the hardware that a platform has. Pure but for `outline_of`; shared by every platform.
+"""Fitting: the memory planner's word for one release on the hardware that a platform has. Pure but for `judge`; shared by every platform.
 
     no GPU     the plan in main memory (footprint.py) against the largest machine that one replica could get
     GPUs       the plan on each kind of GPU that it could get. One that fits is enough; those that do not are named
@@ -16,13 +16,13 @@ from infra.errors import ConfigError, PipelineError, Withdrawn
 from infra.footprint import planned
 from infra.planner import CpuPlan, Gpu, Plan, Question, advise, advise_on_cpus, gib, read_architecture, read_arguments, sentence, stored
 from infra.planner.memory import Verdict
-from infra.platform import Release, WeightsPart
+from infra.platform import CapacityPart, Release, WeightsPart
 from infra.states import Fit
 from infra.waiting import Progress
 from infra.weights import Outline
 
-OUTLINE_SECONDS = 120.0
-"""Seconds for the headers of all files. A source that does not answer by then is not waited for: nothing is computed."""
+OUTLINE_SECONDS = 60.0
+"""Seconds for the headers of all files, which are small. A source that does not answer by then is not waited for: nothing is computed."""
 
 MAIN = "main memory"
 """The hardware of an engine without a GPU."""
@@ -51,23 +51,26 @@ class Chips:
     where: str
 
 
-def outline_of(weights: WeightsPart, release: Release, progress: Progress) -> tuple[Outline, str]:
-    """What can be planned with, and why it is nothing: a source that is silent now must not stop what needs no source any more, such as a heal."""
+def judge(capacity: CapacityPart, weights: WeightsPart, release: Release, progress: Progress) -> Fit:
+    """The planner's word from what the source tells. One that is silent now must not stop what needs no source any more, such as a heal: nothing is computed, and why is said."""
+    unread = ""
     try:
-        return weights.outline(release, Progress(min(OUTLINE_SECONDS, progress.left), progress.report, progress.stop, progress.ask_every)), ""
+        outline = weights.outline(release, Progress(min(OUTLINE_SECONDS, progress.left), progress.report, progress.stop, progress.ask_every))
     except Withdrawn:
         raise
     except PipelineError as error:
         progress.check()
-        return Outline(), error.problem.what
+        outline, unread = Outline(), error.problem.what
+    fit = capacity.fits(release, outline)
+    return replace(fit, why=f"not computed: {unread}") if unread and fit.verdict == "unknown" else fit
 
 
-def insisted(fit: Fit, release: Release, unread: str = "") -> Fit:
-    """The word that lets it go on. Raises ConfigError with all numbers for what is refused. `unread`: why there was nothing to plan with."""
+def insisted(fit: Fit, release: Release) -> Fit:
+    """The word that lets it go on. Raises ConfigError with all numbers for what is refused."""
     if fit.verdict == "refused":
         where = "does not fit into main memory" if fit.hardware == MAIN else f"does not fit on {fit.hardware}" if fit.hardware else "can never run here"
         raise ConfigError(f"{release.name} {where}", why=told(fit), next=fit.next or sentence(()))
-    return replace(fit, why=f"not computed: {unread}") if unread and fit.verdict == "unknown" else fit
+    return fit
 
 
 def told(fit: Fit) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from assets.planning import OUTLINE_SECONDS
 from assets.step import Model
 from infra import engine, pricing
 from infra.errors import ConfigError
+from infra.fitting import OUTLINE_SECONDS
 from infra.planner import Choice, Prices, Wish, catalogue, choose, read_architecture, read_arguments, stored
 from infra.planner.catalogue import OLD
 from infra.platform import Release

@@ -15,6 +15,7 @@ from infra.errors import Blocked, PipelineError, Problem, Transient
 from infra.plan import PARTS, Part
 from infra.platform import Release
 from infra.situation import Situation, look
+from infra.waiting import Progress
 from llm_pipeline import actions, machines, views
 from llm_pipeline.machines import Terms
 from llm_pipeline.runs import Dagster
@@ -60,7 +61,7 @@ def of_wish(wish: actions.Wish, dagster: Dagster, terms: Terms | None = None) ->
     if release is None:
         return out if wish.refusal else out | {"problem": Problem(f"what should serve can not be told: {seen.unknown}", next=f"llm-pipeline up {model.name}").as_dict()}
     try:
-        out |= planning.forecast(model, seen, release, in_step=wish.unchanged).as_dict()
+        out |= planning.forecast(model, seen, release, Progress(), in_step=wish.unchanged).as_dict()
     except Blocked as error:
         return out | {"result": "refused", "problem": error.problem.as_dict()}
     except Transient as error:

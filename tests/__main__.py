@@ -23,6 +23,7 @@ APART = [option for folder in CLUSTERS for option in ("--ignore", folder)]
 REAL = [*APART, "-m", "real", "--ignore", "tests/life/test_fine_tune.py", "--ignore", "tests/life/test_batch.py"]
 FAST = [*APART, "-m", "not real", "-n", "3", "--dist", "worksteal"]
 FAILED = "LLM_PIPELINE_TEST_FAILED"
+"""Names a file that gets the name of every test that failed, a line each (tests/conftest.py)."""
 
 AGAIN = 3
 """Tests that may be asked once more. More than these do not fail for want of time."""

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.__main__ import FAILED
+
 pytest_plugins = ("tests.kubernetes.fixtures",)
 
 settings.register_profile("ours", deadline=None)
 settings.load_profile("ours")
-
-FAILED = "LLM_PIPELINE_TEST_FAILED"
-"""Names a file that gets the name of every test that failed, a line each."""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from infra.errors import CapacityError, ConfigError
-from infra.fitting import insisted, outline_of, told
+from infra.fitting import insisted, judge, told
 from infra.kubernetes import karpenter, kinds, machines, nodes, quota, room, weights_job
 from infra.kubernetes.api import Object
 from infra.kubernetes.nodes import Node, Wish, amount
@@ -95,10 +95,9 @@ class KubernetesCapacity:
 
     def _planned(self, release: Release, progress: Progress) -> Fit:
         """The planner's word that lets it go on. Raises ConfigError for what it refuses, and for what no node can ever run."""
-        outline, unread = outline_of(self._weights, release, progress)
-        fit = self.fits(release, outline)
+        fit = judge(self, self._weights, release, progress)
         self._insist_on_a_place(release, fit)
-        return insisted(fit, release, unread)
+        return insisted(fit, release)
 
     def _config(self, release: Release) -> dict[str, Any]:
         return self._claims.config(release.manifest)

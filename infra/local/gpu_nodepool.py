@@ -24,7 +24,7 @@ from filelock import FileLock
 from filelock import Timeout as Busy
 
 from infra.errors import CapacityError
-from infra.fitting import Chips, in_main_memory, insisted, on_gpus, outline_of
+from infra.fitting import Chips, in_main_memory, insisted, judge, on_gpus
 from infra.footprint import OVERHEAD, planned
 from infra.local import machine
 from infra.local.locks import take
@@ -67,8 +67,7 @@ class LocalCapacity:
         """
         if self._runs(release):
             return self.room(release)
-        outline, unread = outline_of(self._weights, release, progress)
-        fit = insisted(self.fits(release, outline), release, unread)
+        fit = insisted(judge(self, self._weights, release, progress), release)
         found = replace(self.room(release), fit=fit)
         if found.fits:
             return found

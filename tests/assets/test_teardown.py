@@ -8,8 +8,12 @@ import dagster as dg
 import pytest
 
 from assets.teardown import leftovers
+from infra.platform import Release
 from infra.states import Leftover
+from infra.waiting import Progress
+from infra.weights import Outline
 from tests.assets.clone import Clone, Ran
+from tests.doubles.parts import Weights
 from tests.doubles.platform import World
 
 
@@ -47,6 +51,21 @@ def test_it_goes_from_leaf_to_root(clone: Clone, world: World) -> None:
 
     assert [call[:2] for call in world.calls] == [("closed", "demo"), ("removed", live), ("unrouted", "demo"), ("room deleted", live)]
     assert world.running == {} and world.front is None
+
+
+def test_it_is_heard_while_a_source_is_slow_to_tell_what_is_planned_with(clone: Clone, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of a rollout asks the source. A `down` meanwhile ends that wait, and nothing is made."""
+
+    def slow(_: Weights, __: Release, progress: Progress) -> Outline:
+        clone.decisions().want(False, "ann")
+        return progress.until(lambda: None)
+
+    monkeypatch.setattr(Weights, "outline", slow)
+
+    ran = clone.up()
+
+    assert set(ran.pages) == {"cluster"} and not world.done("started")
+    assert not clone.decisions().wanted
 
 
 def test_data_is_kept_and_listed_with_its_size(clone: Clone, world: World) -> None:

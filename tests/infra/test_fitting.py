@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import CapacityError, ConfigError, Timeout, Withdrawn
-from infra.fitting import Chips, in_main_memory, insisted, on_gpus, outline_of, told
+from infra.fitting import Chips, in_main_memory, insisted, judge, on_gpus, told
 from infra.footprint import OVERHEAD, loading, planned
 from infra.planner import HOST, catalogue
 from infra.platform import Release
@@ -209,25 +209,31 @@ def test_what_passes_through_main_memory_follows_from_the_files() -> None:
 
 
 class Silent:
-    """`WeightsPart` whose source does not answer."""
+    """`WeightsPart` whose source does not answer, and `CapacityPart` with one L4."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
+    def fits(self, release: Release, outline: Outline) -> Fit:
+        return fit(release, "L4", outline=outline)
+
     def outline(self, release: Release, progress: Progress) -> Outline:
         raise self.error
+
+
+def asked(source: Silent, progress: Progress) -> Fit:
+    return judge(source, source, wanted(), progress)  # type: ignore[arg-type]
 
 
 def test_a_silent_source_stops_nothing() -> None:
     """Nothing is computed, and why is said; a model that is taken down meanwhile ends it."""
     busy = CapacityError("the Hub is overloaded")
 
-    outline, unread = outline_of(Silent(busy), wanted(), Progress())  # type: ignore[arg-type]
-    went_on = insisted(fit(wanted(), "L4", outline=outline), wanted(), unread)
+    went_on = insisted(asked(Silent(busy), Progress()), wanted())
     with pytest.raises(Withdrawn):
-        outline_of(Silent(Withdrawn("gone")), wanted(), Progress())  # type: ignore[arg-type]
+        asked(Silent(Withdrawn("gone")), Progress())
     with pytest.raises(Timeout):
-        outline_of(Silent(Timeout("too slow")), wanted(), Progress(0))  # type: ignore[arg-type]
+        asked(Silent(Timeout("too slow")), Progress(0))
 
     assert (went_on.verdict, went_on.why) == ("unknown", "not computed: the Hub is overloaded")
 

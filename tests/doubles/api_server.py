@@ -12,60 +12,42 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
 from infra.kubernetes import kinds
 from infra.kubernetes.kinds import Kind
+from tests.doubles.loopback import Handler, Served
 
 TOKEN = "the-token-of-the-double"
 REVIEWS = {kinds.REVIEW.path(): "review", kinds.RULES.path(): "rules"}
 PATH = re.compile(r"(?P<root>/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/(?P<space>[^/]+)(?=/))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?")
 
 
-class ApiServer:
+class ApiServer(Served):
     """The double.
 
     denied      what we may not, as `verb plural`; `*` all of it
-    skew        seconds that its clock is ahead
     deaf        it takes connections and answers nothing
     written     every request that would have changed something
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(_Handler)
         self.objects: dict[Kind, list[dict[str, Any]]] = {}
-        self.version, self.denied, self.skew, self.deaf = "v1.35.4", set[str](), 0.0, False
+        self.version, self.denied, self.deaf = "v1.35.4", set[str](), False
         self.requests: list[str] = []
         self.written: list[str] = []
-        self.unexpected: list[str] = []
-        self.closing = threading.Event()
-        self._server = _Server(self)
         self.kubeconfig = folder / "scripted.yaml"
         self.kubeconfig.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "clusters": [{"name": "c", "cluster": {"server": self.url}}], "users": [{"name": "u", "user": {"token": TOKEN}}],
             "contexts": [{"name": "scripted", "context": {"cluster": "c", "user": "u"}}],
         }))  # fmt: skip
         self.put(kinds.NAMESPACE, {"metadata": {"name": "kube-system", "uid": "0b8b0a2e-5b3f-4f6f-8b1e-2f6d2a2f7a11"}})
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def put(self, kind: Kind, item: dict[str, Any]) -> None:
         """An object that is there; one of the same name and namespace goes."""
@@ -77,31 +59,7 @@ class ApiServer:
         return not {f"{verb} {plural}", "*"} & self.denied
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, double: ApiServer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.double = double
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what these tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return super().date_time_string(time.time() + self.double.skew)
-
-    @property
-    def double(self) -> ApiServer:
-        return self.server.double
-
+class _Handler(Handler[ApiServer]):
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
@@ -157,12 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": status, "message": message})
 
     def _send(self, status: int, body: Mapping[str, Any]) -> None:
-        raw = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
+        self.send(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
 def _pairs(query: Mapping[str, str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -11,7 +11,6 @@ X-Error-Code for what is refused, whose token it is (`people`: name and role). W
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import json
@@ -24,9 +23,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.doubles.loopback import Handler, Served
 
 Kind = Literal["stall", "truncate", "drop", "flip", "status", "norange", "gone"]
 LFS = (".safetensors", ".bin", ".gguf", ".onnx", "tokenizer.json")
@@ -93,43 +93,30 @@ class Repo:
     unread: set[str] = field(default_factory=set)
 
 
-class Hub:
-    """The double. `tokens`: the tokens that it knows; any other is refused, as on the Hub, wherever it is shown. `skew`: seconds that its clock is ahead;
+class Hub(Served):
+    """The double. `tokens`: the tokens that it knows; any other is refused, as on the Hub, wherever it is shown.
     `deaf`: it takes connections and answers nothing.
     """
 
     def __init__(self, page: int = PAGE) -> None:
+        super().__init__(_Handler, "hub", "cdn")
         self.page = page
         self.repos: dict[str, Repo] = {}
         self.tokens: set[str] = set()
         self.people: dict[str, tuple[str, str]] = {}
-        self.skew, self.deaf = 0.0, False
+        self.deaf = False
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.answers: list[int] = []
-        self.unexpected: list[str] = []
         self.sent = 0
         self.spans: list[Span] = []
         self.slow = 0.0
         self.on_fetch: Callable[[str], object] = lambda _: None
-        self.closing = threading.Event()
         self._lock = threading.Lock()
-        self._hub, self._cdn = _Server(self, "hub"), _Server(self, "cdn")
-
-    def __enter__(self) -> Self:
-        for server in (self._hub, self._cdn):
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        for server in (self._hub, self._cdn):
-            server.shutdown()
-            server.server_close()
 
     @property
     def endpoint(self) -> str:
-        return self._hub.url
+        return self.url
 
     def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
         """A commit with exactly these files; moves the branch. The sha is that of the content, so equal commits are one."""
@@ -186,41 +173,7 @@ def pointer_id(content: bytes) -> tuple[str, int]:
     return git_id(pointer), len(pointer)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, double: Hub, name: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.double, self.name = double, name
-        self.open: list[socket.socket] = []
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        connection, address = super().get_request()
-        self.open.append(connection)
-        return connection, address
-
-    def server_close(self) -> None:
-        """Also ends the connections that clients keep open: a server that is gone answers nothing."""
-        super().server_close()
-        for connection in self.open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what these tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
+class _Handler(Handler[Hub]):
     def do_HEAD(self) -> None:
         self._answer()
 
@@ -234,12 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_PATCH = do_DELETE = _write
 
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return super().date_time_string(time.time() + self.hub.skew)
-
     @property
     def hub(self) -> Hub:
-        return self.server.double
+        return self.double
 
     def _answer(self) -> None:
         self.hub.requests.append(
@@ -344,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._content(path, content, {"X-Repo-Commit": commit.sha, "ETag": f'"{git_id(content)}"'})
         digest = hashlib.sha256(content).hexdigest()
         headers = {"X-Repo-Commit": commit.sha, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        where = f"{self.server.double._cdn.url}/{commit.sha}/{name}/{path}?Signature=signed&Policy=p"
+        where = f"{self.hub.servers['cdn'].url}/{commit.sha}/{name}/{path}?Signature=signed&Policy=p"
         return self._send(302, b"", headers | {"Location": where})
 
     def _cdn(self, path: str) -> None:
@@ -418,13 +368,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps({"error": message}).encode(), errors | (headers or {}))
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
         self.hub.answers.append(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.send(status, body, headers)
 
 
 API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?")

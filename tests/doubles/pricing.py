@@ -14,8 +14,9 @@ import json
 import re
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
+
+from tests.doubles.loopback import Handler, Served
 
 SIGNED = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([^/]+)/pricing/aws4_request, SignedHeaders=([^,]+), Signature=([0-9a-f]{64})")
 REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")
@@ -31,7 +32,7 @@ BESIDE: tuple[dict[str, str], ...] = (
 """What is sold of every type besides; here each costs half, so that whoever forgets a filter finds it."""
 
 
-class PriceList:
+class PriceList(Served):
     """The double.
 
     page        items per answer at most, whatever is asked for
@@ -42,27 +43,17 @@ class PriceList:
     """
 
     def __init__(self, page: int = 100) -> None:
+        super().__init__(_Handler)
         self.page, self.throttled, self.denied, self.silent = page, 0, False, False
         self.key, self.secret = "AKIAPRICEDOUBLE00", "double-secret"
         self.items: list[dict[str, Any]] = []
         self.asked: list[dict[str, str]] = []
-        self.unexpected: list[str] = []
-        self.closing, self.lock = threading.Event(), threading.Lock()
-        self._server = _Server(self)
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self.lock = threading.Lock()
 
     @property
     def aws(self) -> dict[str, str]:
         """The variables that lead a client here."""
-        return {"AWS_ENDPOINT_URL_PRICING": f"http://127.0.0.1:{self._server.server_address[1]}", "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        return {"AWS_ENDPOINT_URL_PRICING": self.url, "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
 
     def sell(self, name: str, region: str, usd: float) -> None:
         """A type on demand, and what else is sold of it."""
@@ -93,27 +84,12 @@ class Refusal(Exception):
         self.code, self.message = code, message
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, double: PriceList) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.double = double
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what some tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
+class _Handler(Handler[PriceList]):
     def do_POST(self) -> None:
-        double, body = self.server.double, self.rfile.read(int(self.headers["Content-Length"]))
+        double, body = self.double, self.rfile.read(int(self.headers["Content-Length"]))
         if double.silent:
             double.closing.wait(60)
+            self.close_connection = True
             return
         try:
             with double.lock:
@@ -122,12 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, {"__type": no.code, "message": no.message})
 
     def _send(self, status: int, document: Mapping[str, Any]) -> None:
-        raw = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/x-amz-json-1.1")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
+        self.send(status, json.dumps(document).encode(), {"Content-Type": "application/x-amz-json-1.1"})
 
 
 def _answer(double: PriceList, headers: Mapping[str, str], path: str, body: bytes) -> dict[str, Any]:

@@ -10,17 +10,16 @@ but there has to be one, of a key that the double knows. What it does not know i
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import re
-import socket
 import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.doubles.loopback import Handler, Served
 
 Kind = Literal["truncate", "flip", "status", "stall"]
 
@@ -45,33 +44,22 @@ class Object:
     encryption: str = "AES256"
 
 
-class S3:
+class S3(Served):
     """The double."""
 
     def __init__(self, page: int = 1000) -> None:
+        super().__init__(_Handler)
         self.page = page
         self.key, self.secret = "AKIADOUBLEDOUBLE", "double-secret"
         self.buckets: dict[str, dict[str, Object]] = {}
         self.forbidden: set[str] = set()
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str | None]] = []
-        self.unexpected: list[str] = []
-        self.closing = threading.Event()
         self._lock = threading.Lock()
-        self._server = _Server(self)
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.url
 
     @property
     def aws(self) -> dict[str, str]:
@@ -107,37 +95,7 @@ class S3:
         return None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, double: S3) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.double = double
-        self.open: list[socket.socket] = []
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        connection, address = super().get_request()
-        self.open.append(connection)
-        return connection, address
-
-    def server_close(self) -> None:
-        """Also ends the connections that clients keep open: a server that is gone answers nothing."""
-        super().server_close()
-        for connection in self.open:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what these tests are about."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
+class _Handler(Handler[S3]):
     def do_HEAD(self) -> None:
         self._answer()
 
@@ -145,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        s3, url = self.server.double, urlsplit(self.path)
+        s3, url = self.double, urlsplit(self.path)
         bucket, _, key = unquote(url.path).lstrip("/").partition("/")
         s3.requests.append((self.command, f"{bucket}/{key}", self.headers.get("Range")))
         signed = re.match(r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/[^/]+/s3/aws4_request", self.headers.get("Authorization", ""))
@@ -169,9 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, bucket: str, query: dict[str, list[str]]) -> None:
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
-        there = self.server.double.buckets[bucket]
+        there = self.double.buckets[bucket]
         keys = sorted(key for key in there if key.startswith(prefix) and key > after)
-        page, more = keys[: self.server.double.page], len(keys) > self.server.double.page
+        page, more = keys[: self.double.page], len(keys) > self.double.page
         rows = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(there[key].content)}</Size><ETag>&quot;{there[key].etag}&quot;</ETag>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified><StorageClass>STANDARD</StorageClass></Contents>"
@@ -180,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         body = (
             '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount><MaxKeys>{self.server.double.page}</MaxKeys>"
+            f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount><MaxKeys>{self.double.page}</MaxKeys>"
             f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{rows}</ListBucketResult>"
         )
         self._send(200, body.encode(), {"Content-Type": "application/xml"})
@@ -201,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             total, content = len(content), content[: int(asked[2]) + 1] if asked[2] else content
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{total}"
-        fault = self.server.double.take(key, ("truncate", "flip", "stall")) if self.command == "GET" else None
+        fault = self.double.take(key, ("truncate", "flip", "stall")) if self.command == "GET" else None
         if fault and fault.kind == "flip":
             content = content[: fault.after] + bytes([content[fault.after] ^ 1]) + content[fault.after + 1 :]
         self._send(206 if asked else 200, content[start:], headers, fault if fault and fault.kind != "flip" else None)
@@ -222,4 +180,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.wfile.flush()
         if fault and fault.kind == "stall":
-            self.server.double.closing.wait()
+            self.double.closing.wait()

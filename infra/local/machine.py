@@ -93,7 +93,7 @@ def folder_size(path: Path) -> int:
 
 
 def gpus() -> tuple[str, ...]:
-    """GPUs that the driver shows; none when there is no driver."""
+    """GPUs that the driver shows; none when there is no driver. Asked by its own program, which can be left alone when a driver hangs (`infra.local.driver` asks in this process)."""
     program = shutil.which("nvidia-smi")
     if not program:
         return ()

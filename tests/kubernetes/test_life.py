@@ -86,13 +86,12 @@ class Far:
 
 @pytest.fixture
 def far(real_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
-    """The demo, declared for a cluster."""
+    """The demo, moved to a cluster."""
     with real_lab.namespace() as namespace, clones.made(tmp_path_factory.mktemp("clone")) as clone:
-        assert clone.json("down", "demo")["left"] == []
-        clone.edit("demo", "cluster: local ", "cluster: lab ")
-        clone.edit("demo", "image: null ", f"image: {IMAGE} ")
         declared(clone.root / "assets/clusters/lab/defs.yaml", real_lab, namespace)
-        yield Far(clone, real_lab, namespace)
+        found = Far(clone, real_lab, namespace)
+        moves(found)
+        yield found
 
 
 def declared(path: Path, lab: Lab, namespace: str) -> None:
@@ -110,7 +109,6 @@ def test_a_life_on_a_cluster(far: Far) -> None:
     """
     clone, theirs = far.clone, foreign.make(far.lab.api, far.namespace)
     before = foreign.settled(far.lab.api, theirs)
-    looked_at(far)
     first = far.json("up", "demo")
     assert (first["result"], first["endpoint"]) == ("serving", f"http://{ROUTER}.{far.namespace}.svc:8000/v1")
     assert clone.run("chat", "demo", "What is a release?").stdout.startswith("A release is one exact combination")
@@ -147,12 +145,16 @@ def test_ray_that_is_killed_serves_the_same_release_again(far: Far) -> None:
     taken_down(far)
 
 
-def looked_at(far: Far) -> None:
-    """Before anything is made: the rights, whether the cluster answers, and what would be sent."""
-    assert "kind: ClusterRole" in far.clone.run("doctor", "--rbac").stdout
+def moves(far: Far) -> None:
+    """The cluster is declared. Before anything is made there: the rights, whether it answers, one edit of the model, and what would be sent."""
+    clone = far.clone
+    assert "kind: ClusterRole" in clone.run("doctor", "--rbac").stdout
     lines = [row for row in far.json("doctor") if row["check"].startswith("cluster lab")]
     assert lines and [row for row in lines if row["state"] == "missing"] == []
-    assert "kind: RayService" in far.clone.run("generate", "demo").stdout
+    assert clone.json("down", "demo")["left"] == []
+    clone.edit("demo", "cluster: local ", "cluster: lab ")
+    clone.edit("demo", "image: null ", f"image: {IMAGE} ")
+    assert "kind: RayService" in clone.run("generate", "demo").stdout
 
 
 def moves_back(far: Far) -> None:

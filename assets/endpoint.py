@@ -12,9 +12,10 @@ import dagster as dg
 import httpx
 
 from assets import approval
+from assets.drain import drain
 from assets.ray_service import route_of
 from assets.stage import stage
-from assets.step import Done, Model, Work, drain, insist_on_life
+from assets.step import Done, Model, Work, insist_on_life
 from infra.documents import Live, Outage
 from infra.errors import Blocked, Transient
 from infra.platform import Release

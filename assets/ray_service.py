@@ -13,8 +13,9 @@ from typing import Any
 import dagster as dg
 
 from assets import approval, sleep
+from assets.drain import drain
 from assets.stage import stage
-from assets.step import Done, Model, Work, drain
+from assets.step import Done, Model, Work
 from infra import workers
 from infra.decisions import Decisions
 from infra.documents import Claim, Outage

@@ -8,7 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.step import Cluster, drain
+from assets.drain import drain
+from assets.step import Cluster
 from infra.decisions import Decisions
 from infra.errors import Problem
 from infra.platform import Platform, Release, model_of

@@ -11,7 +11,8 @@ Waking needs no stage of its own: the record goes, and the loop, or the run of a
 import time
 from typing import Any
 
-from assets.step import TAG_QUIET, TAG_RUNG, Done, Work, drain
+from assets.drain import drain
+from assets.step import TAG_QUIET, TAG_RUNG, Done, Work
 from infra.decisions import Decisions
 from infra.documents import Asleep, Lease
 from infra.errors import Blocked, Transient

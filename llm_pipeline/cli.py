@@ -19,8 +19,7 @@ from infra.decisions import Decisions
 from infra.errors import ConfigError, PipelineError, Problem
 from infra.settings import ROOT, Settings
 from infra.waiting import Phase, Progress
-from llm_pipeline import actions, chat, components, console, dev, doctor, init_verb, jobs, lease_verbs, manifests, plan_verb, rest_verbs, revisions, screens, views
-from llm_pipeline import notify as notifying
+from llm_pipeline import actions, chat, components, console, decide_verbs, dev, doctor, init_verb, jobs, lease_verbs, manifests, plan_verb, rest_verbs, screens, views
 from llm_pipeline.doctor import screen
 from llm_pipeline.help import Grouped
 from llm_pipeline.options import Json, Name, Names, Seconds, Yes
@@ -87,85 +86,15 @@ def down(
     raise typer.Exit(1 if report["left"] else 0)
 
 
-@app.command(rich_help_panel=DECIDE)
-def rollback(
-    model: Name,
-    release: Annotated[str | None, typer.Argument(metavar="RELEASE", help="None: the last accepted one that is not live.")] = None,
-    hold: Annotated[bool, typer.Option("--hold", help="Stay until `unpin`, even when something newer appears.")] = False,
-    as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
-) -> None:  # fmt: skip
-    """Go back to an earlier release until something newer appears."""
-    dagster = Dagster(load())
-    with console.board(quiet=as_json) as board:
-        outcomes = actions.rollback(dagster, model, release, board.listen, hold=hold, timeout=timeout)
-    screens.finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
-
-
-@app.command(rich_help_panel=DECIDE)
-def retry(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600) -> None:
-    """Lift the mark of a refused or failed release, and try it again."""
-    dagster = Dagster(load())
-    with console.board(quiet=as_json) as board:
-        outcomes = actions.retry(dagster, model, board.listen, timeout=timeout)
-    screens.finish(dagster, outcomes, as_json=as_json, took=time.time() - board.began)
-
-
-@app.command(rich_help_panel=DECIDE)
-def pin(
-    model: Name,
-    revision: Annotated[str | None, typer.Argument(metavar="REVISION", help="None: the live release, whole.")] = None,
-    as_json: Json = False, yes: Yes = False, timeout: Seconds = 120,
-) -> None:  # fmt: skip
-    """Stay on the live release, or on a revision."""
-    run = jobs.pin(Dagster(load()), model, revision, lambda *_: None, remove=False, timeout=timeout)
-    screens.pinned(model, run, as_json=as_json)
-
-
-@app.command(rich_help_panel=DECIDE)
-def unpin(model: Name, as_json: Json = False, yes: Yes = False, timeout: Seconds = 120) -> None:
-    """Follow the declaration again."""
-    run = jobs.pin(Dagster(load()), model, None, lambda *_: None, remove=True, timeout=timeout)
-    screens.pinned(model, run, as_json=as_json)
-
-
-@app.command(rich_help_panel=DECIDE)
-def approve(
-    model: Name,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the decision.")] = "",
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and show the phases.")] = True,
-    as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
-) -> None:  # fmt: skip
-    """Let the candidate that waits go live."""
-    said(model, reason, approve=True, follow=follow, as_json=as_json, timeout=timeout)
-
-
-@app.command(rich_help_panel=DECIDE)
-def reject(
-    model: Name,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the decision.")] = "",
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Stay and show the phases.")] = True,
-    as_json: Json = False, yes: Yes = False, timeout: Seconds = 3600,
-) -> None:  # fmt: skip
-    """Remove the candidate that waits; what serves goes on."""
-    said(model, reason, approve=False, follow=follow, as_json=as_json, timeout=timeout)
-
-
 app.command(rich_help_panel=LIFE)(rest_verbs.sleep)
 app.command(rich_help_panel=LIFE)(rest_verbs.wake)
 app.add_typer(lease_verbs.app, rich_help_panel=LIFE)
 
 
-@app.command(rich_help_panel=DECIDE)
-def notify(model: Name, as_json: Json = False, timeout: Seconds = 120) -> None:
-    """Look at the source now, and begin what follows from it."""
-    dagster = Dagster(load())
-    news, run = notifying.notify(dagster, actions.stage(model), timeout)
-    found = revisions.describe(news) | {"run_id": run}
-    if as_json:
-        console.document(found)
-    else:
-        screens.notified(found, revisions.told(news))
-    raise typer.Exit(1 if news.sighting.problem else 0)
+# ---------------------------------------------------------------- decide
+
+for word in (decide_verbs.rollback, decide_verbs.retry, decide_verbs.pin, decide_verbs.unpin, decide_verbs.approve, decide_verbs.reject, decide_verbs.notify):
+    app.command(rich_help_panel=DECIDE)(word)
 
 
 # ---------------------------------------------------------------- look
@@ -342,14 +271,6 @@ def dagster_(action: Annotated[str, typer.Argument(metavar="start|stop")]) -> No
         console.note(f"Dagster {'started' if started else 'runs already'}: {Dagster(found).url}")
     else:
         console.note("Dagster stopped" if dev.stop(found, progress) else "Dagster was not running")
-
-
-def said(model: str, reason: str, *, approve: bool, follow: bool, as_json: bool, timeout: float) -> None:
-    """A person's word on a candidate, and what it caused."""
-    dagster = Dagster(load())
-    with console.board(quiet=as_json) as board:
-        outcome = jobs.approve(dagster, model, board.listen, yes=approve, why=reason, follow=follow, timeout=timeout)
-    screens.finish(dagster, [outcome], as_json=as_json, took=time.time() - board.began)
 
 
 def remove(dagster: Dagster, rows: list[dict[str, Any]], timeout: float) -> None:

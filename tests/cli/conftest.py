@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from llm_pipeline import cli, console, lease_verbs, leases, plan_verb, rest_verbs
+from llm_pipeline import cli, console, decide_verbs, lease_verbs, leases, plan_verb, rest_verbs
 from tests.assets.clone import Clone, make
 from tests.cli.screen import WIDTH, Direct, Terminal
 from tests.doubles.platform import World
@@ -56,7 +56,7 @@ def dagster(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> list[Direct]:
         made.append(Direct(settings, clone))
         return made[-1]
 
-    for module in (cli, lease_verbs, leases, plan_verb, rest_verbs):
+    for module in (cli, decide_verbs, lease_verbs, leases, plan_verb, rest_verbs):
         monkeypatch.setattr(module, "Dagster", one)
     return made
 

@@ -126,14 +126,14 @@ def served_name(asked: Candidate) -> Rung:
 
 
 def golden_answers(asked: Candidate) -> Rung:
-    """Every declared question; the first wrong answer is told in full."""
+    """Every declared question; the first wrong answer is told at length, two more by their beginning."""
     golden = asked.release.spec.acceptance.golden
     wrong: list[str] = []
     for row in golden:
         answer = asked.asked(row.prompt, max_tokens=_budget(asked))
         text = answer["choices"][0]["message"]["content"] or ""
         if not fits(row, text):
-            wrong.append(f"{row.prompt!r}: expected {expected(row)}, got {text[:200]!r}")
+            wrong.append(f"{row.prompt!r}: expected {expected(row)}, got {text[: 40 if wrong else 200]!r}")
     told = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     return Rung("golden_answers", not wrong, told or f"{len(golden)} of {len(golden)} as expected", {"asked": len(golden), "wrong": len(wrong)})
 

@@ -184,7 +184,7 @@ def _ladder(found: Facts, service: Part, changed: tuple[Edit, ...]) -> Part:
     if service.action is None:
         return Part(None, why=service.why)
     if not found.same:
-        return Part("new_release" if found.live else "create", why="every rung is climbed")
+        return Part("new_release" if found.live else "create", why="every check is made")
     if service.action in STARTS:
         return Part("create", why="what starts again is asked again")
     rules = digest_of(found.release.spec.acceptance.model_dump(mode="json"))

@@ -199,7 +199,7 @@ HINTS = {
     "could not find expected ':'": "a line has no colon; keys are written `key: value`",
     "unexpected end of stream": UNCLOSED,
     "<stream end>": UNCLOSED,
-    "expected <block end>": "the indentation does not fit the lines above, or a quote above is not closed",
+    "expected <block end>": "the indentation does not fit the lines above, or above a colon is missing or a quote not closed",
     "expected '<document start>'": "the indentation does not fit the lines above",
     "expected a single document": "more than one document (---) in the file; one file declares one thing",
     "undefined alias": "an alias (*) that nothing defines; put text that begins with * in quotes",

@@ -83,7 +83,7 @@ def stage(name: str) -> Model:
             raise ConfigError(broken.problem.what, why=broken.problem.why, next=broken.problem.next, log=broken.problem.log)
     known = sorted(everything.models)
     guess = nearest(name, known)
-    raise ConfigError(f"no model is called {name}", why=f"declared are: {', '.join(known) or 'none'}", next=f"did you mean: llm-pipeline up {guess}" if guess else "llm-pipeline status")
+    raise ConfigError(f"no model is called {name}" + (f"; did you mean {guess}?" if guess else ""), why=f"declared are: {', '.join(known) or 'none'}", next="llm-pipeline status")
 
 
 def asked_for(names: Iterable[str]) -> list[Model]:

@@ -171,7 +171,7 @@ def history(model: Name, as_json: Json = False) -> None:
     if as_json:
         console.document(rows)
         return
-    shown = [(r["release"], (r["revision"] or "")[:10], r["result"], console.ago(r["seconds"]), r["by"], r["why"]) for r in rows]
+    shown = [(r["release"], (r["revision"] or "")[:10], r["result"], console.ago(r["seconds"]), r["by"], console.brief(r["why"])) for r in rows]
     console.table(shown, ("release", "revision", "result", "took", "by", "why")) if shown else console.line("nothing was tried yet")
     console.following(f"llm-pipeline rollback {model}" if sum(r["result"] == "accepted" for r in rows) > 1 else f"llm-pipeline status {model}")
 

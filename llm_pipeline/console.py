@@ -92,6 +92,15 @@ def ago(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
+BRIEF = 100
+"""Characters of a reason in a table; `--json` has it whole."""
+
+
+def brief(text: str) -> str:
+    """The beginning of a reason: a column of forty lines hides the rows below it."""
+    return text if len(text) <= BRIEF else f"{text[: BRIEF - 1].rstrip()}…"
+
+
 def size(count: float) -> str:
     """Bytes for people."""
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -128,7 +137,7 @@ class Row:
 
 @dataclass
 class Board:
-    """Stages and phases of the runs that are followed: redrawn on a terminal, one line per change elsewhere."""
+    """Stages and phases of the runs that are followed: redrawn on a terminal, with the last news of what takes long below; one line per change elsewhere."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     live: Live | None = None
@@ -139,10 +148,12 @@ class Board:
         stage = event.stage
         if event.kind == "note":
             note(event.text, "busy")
-        if not stage or event.kind in ("log", "ended") or "__" in stage.split("/")[-1] or stage.endswith(("digests_match", "teardown_report")):
+        if not stage or event.kind == "ended" or "__" in stage.split("/")[-1] or stage.endswith(("digests_match", "teardown_report")):
             return
         row = self.rows.setdefault(stage, Row(stage, event.at))
         match event.kind:
+            case "log" if event.text.startswith(f"{row.phase}: "):
+                row.detail = event.text.removeprefix(f"{row.phase}: ")
             case "phase":
                 row.phase, row.detail = event.text, str(event.facts.get("detail", ""))
                 self._say(f"{stage}: {event.text}")
@@ -176,7 +187,7 @@ class Board:
         if self.live is None:
             note(f"{time.time() - self.began:6.1f} s  {text}"[:79])
 
-    def _draw(self) -> Table:
+    def _draw(self) -> Group:
         made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         for width in (1, 30, 28, 10):
             made.add_column(max_width=width, no_wrap=True)
@@ -184,7 +195,8 @@ class Board:
         for row in self.rows.values():
             took = row.seconds or (time.time() - row.began if row.state == "busy" else 0)
             made.add_row(Text(mark[row.state], style=row.state), row.stage, Text(row.phase, style="quiet"), f"{took:6.1f} s")
-        return made
+        news = [Text(f"   {row.stage}: {row.detail}", style="quiet", no_wrap=True, overflow="ellipsis") for row in self.rows.values() if row.state == "busy" and row.detail]
+        return Group(made, *news)
 
 
 @contextmanager

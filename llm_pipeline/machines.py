@@ -112,7 +112,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         machines, gpus = f"{one['count']} x {one['instance']}", f"{one['gpus']} x {one['gpu']}"
         yield f"{usd:>9}  {machines:<22}{gpus:<20}{one['tensor_parallel_size']:>2}  {margin}", ""
     if len(many) > FIRST:
-        yield f"and {len(many) - FIRST} dearer ones", "quiet"
+        yield f"and {len(many) - FIRST} {'more' if many[-1]['usd_per_hour'] is None else 'dearer ones'}", "quiet"
     yield from rejected([row for row in found["rejected"] if not row["why"].endswith(" is asked for")])
 
 

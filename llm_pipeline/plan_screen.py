@@ -20,6 +20,9 @@ WORDS = {"in_place": "in place", "new_release": "new release", None: "not known"
 LONGEST = 30
 """Characters of a value; `--json` has it whole."""
 
+REVISION = 10
+"""Letters of a revision that tell it from others."""
+
 Line = tuple[str, str]
 
 
@@ -31,8 +34,13 @@ def show(found: dict[str, Any]) -> None:
         console.card(Problem(**found["problem"]))
     elif found["result"] == "unchanged":
         console.following(f"llm-pipeline status {found['model']}")
-    else:
+    elif not hopeless(found):
         console.following(f"llm-pipeline up {found['model']}")
+
+
+def hopeless(found: dict[str, Any]) -> bool:
+    """Whether the rollout would fail, as its lines say: nobody is sent into that."""
+    return bool(found["release"]) and (found["room"]["strategy"] == "fail" or found["fits"]["verdict"] == "refused")
 
 
 def lines(found: dict[str, Any]) -> Iterator[Line]:
@@ -80,8 +88,9 @@ def verdict(found: dict[str, Any]) -> str:
 
 
 def changed(one: dict[str, Any]) -> str:
-    """`engine.max_model_len 512 -> 256`."""
-    return f"{one['field']} {_short(one['from'])} -> {_short(one['to'])}"
+    """`engine.max_model_len 512 -> 256`; a revision by its first letters, as `history` shows it."""
+    before, after = (value[:REVISION] if one["field"] == "revision" and isinstance(value, str) else value for value in (one["from"], one["to"]))
+    return f"{one['field']} {_short(before)} -> {_short(after)}"
 
 
 # ---------------------------------------------------------------- private
@@ -104,8 +113,7 @@ def _parts(found: dict[str, Any]) -> Iterator[Line]:
 def _facts(found: dict[str, Any]) -> Iterator[Line]:
     """Time, outage, room, whether it fits at all, money, sleep."""
     if found["result"] in ("changes", "asleep"):
-        seconds = found["seconds"]
-        yield from _wrapped("takes", f"about {console.ago(seconds['median'])}; 95 of 100 take {console.ago(seconds['p95'])} at most" if seconds["median"] is not None else "not known: a part of it was never measured", "")
+        yield from _wrapped("takes", _takes(found), "")
         yield from _wrapped("outage", _outage(found), "busy" if found["outage_s"] != 0 else "")
         if found["room"]["strategy"] == "fail":
             yield from _wrapped("room", f"none, so the rollout would fail: {found['room']['why']}", "bad")
@@ -121,6 +129,15 @@ def _facts(found: dict[str, Any]) -> Iterator[Line]:
     if asleep := found["asleep"]:
         bridged = "a client with two retries waits that long" if asleep["bridged"] else "longer than a client with two retries waits"
         yield from _wrapped("asleep", f"{asleep['rung']}; waking takes about {console.ago(asleep['wake_seconds'])}: {bridged}", "quiet" if asleep["bridged"] else "busy")
+
+
+def _takes(found: dict[str, Any]) -> str:
+    """What was measured once says nothing of a hundred; what can not be told is not what was never measured."""
+    seconds = found["seconds"]
+    if seconds["median"] is None:
+        return "not known" if any(part["action"] is None for part in found["parts"].values()) else "not known: a part of it was never measured"
+    most = "" if seconds["p95"] == seconds["median"] else f"; 95 of 100 take {console.ago(seconds['p95'])} at most"
+    return f"about {console.ago(seconds['median'])}{most}"
 
 
 def _outage(found: dict[str, Any]) -> str:

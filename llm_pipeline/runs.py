@@ -225,7 +225,7 @@ def read_event(entry: dg.EventLogEntry) -> Event | None:
     """What of Dagster's log a person follows."""
     event = entry.dagster_event
     if event is None:
-        return None
+        return Event("log", stage_named(entry.step_key), entry.user_message, entry.timestamp) if entry.step_key else None
     at, kind = entry.timestamp, event.event_type_value
     stage = stage_of(event)
     match kind:
@@ -250,7 +250,12 @@ def stage_of(event: dg.DagsterEvent) -> str:
     """`<model>/<stage>` of an event."""
     if event.asset_key:
         return "/".join(event.asset_key.path)
-    return (event.step_key or "").replace("__", "/", 1)
+    return stage_named(event.step_key or "")
+
+
+def stage_named(step: str) -> str:
+    """`<model>/<stage>` of a step's key."""
+    return step.replace("__", "/", 1)
 
 
 def problem_of(event: dg.DagsterEvent) -> Problem:

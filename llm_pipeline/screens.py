@@ -45,8 +45,7 @@ def ended(dagster: Dagster, outcome: Outcome, took: float) -> None:
         console.line()
         question, answer = chat.sample(outcome.model)
         if answer:
-            console.line(f"  Q  {question}")
-            console.line(f"  A  {answer}")
+            console.table([("  Q", question), ("  A", answer)])
             console.line()
         console.stages(outcome.seconds, outcome.changed)
         console.line()
@@ -64,7 +63,7 @@ def status(found: dict[str, Any]) -> None:
         facts = [row["release"] or "", console.ago(views.since(row)) if row["state"] in ("serving", "asleep") else ""]
         facts += [f"{row['usd_per_hour']:.2f} USD/h"] if row["usd_per_hour"] and not row["asleep"] else []
         facts += [slept(row["asleep"])] if row["asleep"] else [f"{row['in_flight']} in flight" if row["in_flight"] is not None else ""]
-        told = row["problem"]["what"] if row["problem"] else row["waits"]["why"] if row["waits"] else unreached(row["source"]) or saved(row)
+        told = row["problem"]["what"] if row["problem"] else row["waits"]["why"] if row["waits"] else unreached(row["source"]) or beside(row) or saved(row)
         rows.append((row["model"], console.state(row["state"]), "  ".join(f for f in facts if f), told))
     console.table(rows) if rows else console.line("no model is declared: add assets/models/<name>/defs.yaml")
     for row in (row for row in found["models"] if row["asleep"] and not row["asleep"]["bridged"]):
@@ -100,6 +99,11 @@ def status(found: dict[str, Any]) -> None:
 def slept(asleep: dict[str, Any]) -> str:
     """How deep it sleeps, and what waking costs."""
     return f"{asleep['rung']}, wakes in about {asleep['wake_seconds']} s"
+
+
+def beside(row: dict[str, Any]) -> str:
+    """The other release that is up while one serves: a candidate, or what is about to go."""
+    return f"beside it: {row['candidate']}" if row["candidate"] and row["state"] == "serving" else ""
 
 
 def saved(row: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ class LocalCapacity:
         here = machine.look()
         host = (here.memory - MARGIN) // max(1, release.spec.replicas.min)
         if not release.needs_gpu:
-            return in_main_memory(release, outline, host, "this machine")
+            return in_main_memory(release, outline, host, "this machine, if nothing else ran")
         chips = [Chips(name, catalogue().gpu(name), count, host, "this machine") for name, count in Counter(here.gpus).items()]
         return on_gpus(release, outline, chips, "this machine has no GPU that its driver shows")
 

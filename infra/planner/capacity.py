@@ -187,7 +187,7 @@ def _warnings(wish: Wish, prices: Prices, today: date, types: Catalogue) -> Iter
     if old := prices.warning(today):
         yield old
     if not prices.usd:
-        yield f"no price is known in {prices.region}: the order is that of us-east-1"
+        yield f"no price is known in {prices.region}: the order is that of us-east-1" + ("" if prices.note else "; AWS is asked where there are credentials (AWS_PROFILE)")
     if wish.gpu and types.gpu(wish.gpu) is None:
         yield f"{wish.gpu} is not a GPU of the catalogue: {', '.join(gpu.name for gpu in types.gpus)}"
 

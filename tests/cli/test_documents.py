@@ -84,6 +84,7 @@ def test_status_shows_a_candidate(terminal: Terminal, clone: Clone, world: World
     (row,) = terminal("status", "--json").document["models"]
 
     assert row["candidate"] == clone.newest().id and row["release"] == clone.live()
+    assert f"beside it: {row['candidate']}" in terminal("status").out
     assert (row["revision"], row["newest_revision"]) == ("v1", "v2")
 
 

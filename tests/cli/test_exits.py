@@ -29,8 +29,8 @@ def test_an_unknown_model_is_told_with_the_one_that_was_probably_meant(terminal:
     """Exit 2, whatever the verb."""
     screen = terminal(*words)
 
-    assert screen.code == 2 and one_message(screen) == "no model is called demp"
-    assert "did you mean" in screen.err and "demo" in screen.err
+    assert screen.code == 2 and one_message(screen) == "no model is called demp; did you mean demo?"
+    assert "llm-pipeline up" not in screen.err, "a look must not end in bringing something up"
 
 
 @pytest.mark.parametrize("words", [("statsu",), ("up", "--revison", "x"), ("why", "demo", "--last", "many"), ("logs", "demo", "--part", "brake"), ("up", "--timeout", "soon")])

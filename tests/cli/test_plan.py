@@ -12,7 +12,7 @@ import typer
 from infra.errors import ConfigError, Transient
 from infra.planner import Prices
 from infra.states import Fit, Traffic
-from llm_pipeline import console, machines, plan_verb
+from llm_pipeline import console, machines, plan_screen, plan_verb
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal, plain, same
 from tests.doubles.parts import Room
@@ -357,6 +357,29 @@ def test_nobody_is_asked_where_it_costs_no_more_or_no_person_is_there(terminal: 
 def test_when_money_is_involved(platform: str, before: float | None, after: float | None, asks: bool) -> None:
     """The price goes up, or is not known where it is not this machine."""
     assert plan_verb.costs_more(platform, {"before": before, "after": after}) is asks
+
+
+@pytest.mark.parametrize(("median", "p95", "told"), [(75.0, 75.0, "takes          about 1 min 15 s"), (75.0, 90.0, "takes          about 1 min 15 s; 95 of 100 take 1 min 30 s at most")])
+def test_one_measurement_is_not_told_as_if_it_were_a_hundred(terminal: Terminal, clone: Clone, median: float, p95: float, told: str) -> None:
+    """What took 75 s the only time says nothing of 95 in 100."""
+    found = terminal("plan", "demo", "--json").document
+
+    lines = [text for text, _ in plan_screen.lines({**found, "seconds": {"median": median, "p95": p95}})]
+
+    assert told in lines
+
+
+def test_what_can_not_be_told_is_not_called_unmeasured(terminal: Terminal, clone: Clone) -> None:
+    """A service that does not answer was measured often enough."""
+    found = terminal("plan", "demo", "--json").document
+    found["parts"]["ray_service"]["action"] = None
+
+    assert "takes          not known" in [text for text, _ in plan_screen.lines(found)]
+
+
+def test_a_revision_is_told_as_history_tells_it() -> None:
+    """By its first ten letters: twice forty would fill three lines."""
+    assert plan_screen.changed({"field": "revision", "from": 64 * "a", "to": 64 * "b"}) == f"revision {10 * 'a'} -> {10 * 'b'}"
 
 
 def test_the_board_is_still_while_somebody_is_asked() -> None:

@@ -160,6 +160,8 @@ def test_history(terminal: Terminal, clone: Clone, world: World) -> None:
     """Every try, newest first, with who and why."""
     world.start_errors.append(Transient("no network", why="the cable"))
     clone.up(by="ann")
+    world.start_errors.append(Transient("a long story", why=50 * "and so on "))
+    clone.up(by="eve")
     clone.up(by="bob", why="again")
 
     screen = terminal("history", "demo")

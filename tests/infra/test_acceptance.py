@@ -151,6 +151,13 @@ def test_a_wrong_answer_is_told_in_full(ladder: Climb, answers: dict[str, str], 
     assert [name for name, rung in rungs.items() if not rung.passed] == ["golden_answers"]
 
 
+def test_further_wrong_answers_are_told_by_their_beginning(ladder: Climb) -> None:
+    """A model that babbles does so at every question: once is enough."""
+    told = ladder(dict.fromkeys(ANSWERS, 300 * "b"))["golden_answers"].why
+
+    assert told.count("got") == 3 and told.count("b" * 40 + "'") == 3 and told.count("b" * 200) == 1
+
+
 def test_a_name_that_clients_do_not_know_is_seen(ladder: Climb) -> None:
     """And what it is served under instead; refusals are told in the engine's own words."""
     rungs = ladder(model="other")

@@ -136,7 +136,7 @@ EDITS = {
     "quote that ends at another": (
         "bfloat16",
         '"bfloat16',
-        ":10 the indentation does not fit the lines above, or a quote above is not closed",
+        ":10 the indentation does not fit the lines above, or above a colon is missing or a quote not closed",
     ),
     "bracket": ('contains: "4"}', 'contains: "4"', ":10 a"),
     "at sign": ("bfloat16", "@b", ":7 a character that no text may begin with"),

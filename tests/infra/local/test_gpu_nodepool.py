@@ -140,7 +140,7 @@ def test_what_the_planner_refuses_is_not_started(stand: LocalStand, platform: Pl
 
     assert (fits.fit and fits.fit.verdict == "unknown") or (fits.fit and fits.fit.verdict == "fits")
     assert "does not fit into main memory" in told.value.problem.what
-    assert "this machine: needs 3." in (told.value.problem.why or "") and "1.50 GiB are free" in (told.value.problem.why or "")
+    assert "this machine, if nothing else ran: needs 3." in (told.value.problem.why or "") and "1.50 GiB are free" in (told.value.problem.why or "")
     assert told.value.problem.next
 
 

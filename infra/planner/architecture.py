@@ -37,7 +37,7 @@ ALL_WINDOWS = ("llama", "mistral", "mixtral", "phi3", "phimoe", "starcoder2")
 EVERY = {"gemma3_text": 6, "cohere2": 4, "exaone4": 4, "olmo3": 4}
 """Families of whose layers every so-manieth sees everything, unless config.json says otherwise."""
 
-ORDINARY = ("cohere", "cohere2", "ernie4_5", "exaone4", "glm4", "glm4_moe", "minimax_m2", "olmo2", "olmo3", "seed_oss", "starcoder2")
+ORDINARY = ("cohere", "cohere2", "ernie4_5", "exaone4", "glm4", "glm4_moe", "gpt_neox", "minimax_m2", "olmo2", "olmo3", "opt", "seed_oss", "starcoder2")
 """Families whose cache was compared with the engine's own, beside those that are counted (parameters.py)."""
 
 NO_WRITER = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "RewardModel", "BertModel", "RobertaModel")

@@ -28,7 +28,7 @@ from infra.planner.arguments import FP8_MADE, Arguments
 from infra.planner.cache import Cache, cache
 from infra.planner.catalogue import GIB, Gpu
 from infra.planner.parameters import FAMILIES
-from infra.planner.quantisation import CAPABILITY, FP8, Quantisation
+from infra.planner.quantisation import ABSENT, CAPABILITY, FP8, Quantisation
 from infra.planner.weights import Stored, Weights, weigh
 
 Verdict = Literal["fits", "refused", "unknown"]
@@ -138,6 +138,8 @@ def _rules(terms: _Terms, free: int | None) -> Iterator[tuple[str, str]]:
         yield "dtype", f"{gpu.name} can not compute in bfloat16 (compute capability {gpu.capability}, 8.0 is needed)"
     if terms.dtype == "float16" and model.family in NO_FLOAT16:
         yield "dtype", f"the engine refuses to compute {model.family} in float16"
+    if model.quantisation and model.quantisation.kind in ABSENT:
+        yield "quantisation", f"the engine has no quantisation {model.quantisation.kind}"
     for kind in terms.kinds:
         if gpu.capability < CAPABILITY.get(kind, 0.0):
             yield "quantisation", f"{gpu.name} can not compute with {kind} (compute capability {gpu.capability}, {CAPABILITY[kind]} is needed)"

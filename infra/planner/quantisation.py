@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CAPABILITY = {"fp8": 8.9, "nvfp4": 8.0, "mxfp4": 8.0, "awq": 7.5, "gptq": 7.5, "int8": 7.5, "bitsandbytes": 7.5}
+CAPABILITY = {"fp8": 8.9, "nvfp4": 8.0, "mxfp4": 8.0, "awq": 7.5, "gptq": 7.5, "int8": 7.5}
 """The least compute capability per kind. fp8 arithmetic begins with Ada and Hopper; for the others vLLM's own get_min_capability."""
+
+ABSENT = ("bitsandbytes", "hqq", "aqlm", "eetq", "vptq", "bitnet")
+"""Methods that other engines have and vLLM 0.32.0 has not (`Unknown quantization method`)."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
     """`bits` per number of the matrices that are quantised. `attention`: whether those of attention are among them.
 
-    kind    a key of `CAPABILITY`, or "unknown", of which only the headers tell the size
+    kind    a key of `CAPABILITY`; else, as one of `ABSENT` or "unknown", only the headers tell the size
     group   numbers with one scale, which two GPUs can not share
     """
 
@@ -63,10 +66,7 @@ def _kind(config: Mapping[str, Any], method: str, algorithm: str) -> tuple[str, 
     if method in ("awq", "gptq", "auto-round", "auto_round", "awq_marlin", "gptq_marlin"):
         bits = _count(config, "bits", "w_bit") or 4
         return ("gptq" if "gptq" in method else "awq"), grouped(bits, _count(config, "group_size", "q_group_size") or 128)
-    if method == "bitsandbytes":
-        # One 32-bit scale per 64 numbers, when it is not itself quantised.
-        return "bitsandbytes", 8.0 if config.get("load_in_8bit") is True else 4.5
-    return "unknown", 16.0
+    return (method if method in ABSENT else "unknown"), 16.0
 
 
 def grouped(bits: int, group: int) -> float:

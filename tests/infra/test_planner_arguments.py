@@ -57,6 +57,16 @@ def test_eight_bits_that_the_engine_makes_are_computed(name: str) -> None:
     assert (made.host or 0) / GIB == pytest.approx(1.2 * 14.96, abs=0.01)
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "hqq"])
+def test_a_quantisation_that_the_engine_has_not_is_refused(method: str) -> None:
+    """Whatever the files weigh; one that nobody here knows is not."""
+    files = Stored(plain=10**8, fixed=4 * 10**9)
+    made, strange = (plan(model("llama_3_1_8b", quantization_config={"quant_method": name}), gpu("L40S"), told(), files=files) for name in (method, "quark"))
+
+    assert (made.because, method in made.why) == ("quantisation", True)
+    assert strange.fits
+
+
 def test_groups_of_quantised_numbers_are_not_split() -> None:
     """Qwen 2.5 72B in AWQ on eight GPUs, and blocks of fp8: the engine refuses both. A row of experts is padded there, and one GPU splits nothing."""
     awq, fp8 = {"quant_method": "awq", "bits": 4, "group_size": 128}, {"quant_method": "fp8", "weight_block_size": [128, 128]}

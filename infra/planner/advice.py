@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from infra.planner.architecture import Architecture
 from infra.planner.arguments import Arguments
 from infra.planner.catalogue import Gpu, catalogue
 from infra.planner.cpu import CpuPlan
-from infra.planner.memory import Overheads, Plan, plan
+from infra.planner.memory import CONTEXT, Overheads, Plan, plan
 from infra.planner.weights import Stored
 
 SHORTEST = 256
@@ -56,7 +57,7 @@ def advise(asked: Question) -> tuple[Suggestion, ...]:
     """Single changes that make it fit, the one that changes least first. Empty when it fits, and when no single change is enough."""
     if asked.plan().verdict != "refused":
         return ()
-    return tuple(one for find in (_type, _fewer, _shorter, _fp8, _parallel, _bigger) if (one := find(asked)) is not None)
+    return tuple(one for find in (_type, _room, _fewer, _shorter, _fp8, _parallel, _bigger) if (one := find(asked)) is not None)
 
 
 def advise_on_cpus(plan: Callable[[Arguments], CpuPlan], told: Arguments) -> tuple[Suggestion, ...]:
@@ -79,6 +80,15 @@ def sentence(found: tuple[Suggestion, ...]) -> str:
 
 def _type(asked: Question) -> Suggestion | None:
     return None if asked.arguments.dtype == "auto" else _found("type", "set engine.dtype: auto", asked.but(dtype="auto"))
+
+
+def _room(asked: Question) -> Suggestion | None:
+    """The engine's own share of the GPU, or what is free of it."""
+    free = asked.gpu.memory - CONTEXT if asked.free is None else asked.free
+    share = min(Arguments.gpu_memory_utilization, math.floor(100 * free / asked.gpu.memory) / 100)
+    if share <= 0 or share == asked.arguments.gpu_memory_utilization:
+        return None
+    return _found("room", f"set engine.extra.gpu_memory_utilization: {share:g}", asked.but(gpu_memory_utilization=share))
 
 
 def _fewer(asked: Question) -> Suggestion | None:

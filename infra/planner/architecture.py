@@ -31,6 +31,21 @@ STATES = (
 )  # fmt: skip
 """Beginnings of keys that only models with a state per sequence have (Mamba, gated delta, RWKV, …)."""
 
+ALL_WINDOWS = ("llama", "mistral", "mixtral", "phi3", "phimoe", "starcoder2")
+"""Families all of whose layers see the window when there is one and nothing says which do."""
+
+EVERY = {"gemma3_text": 6, "cohere2": 4, "exaone4": 4, "olmo3": 4}
+"""Families of whose layers every so-manieth sees everything, unless config.json says otherwise."""
+
+ORDINARY = ("cohere", "cohere2", "ernie4_5", "exaone4", "glm4", "glm4_moe", "gpt_neox", "minimax_m2", "olmo2", "olmo3", "opt", "seed_oss", "starcoder2")
+"""Families whose cache was compared with the engine's own, beside those that are counted (parameters.py)."""
+
+NO_WRITER = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "RewardModel", "BertModel", "RobertaModel")
+"""Ends of the names of architectures that rank, classify or embed."""
+
+SCALED_ALREADY, LONG = ("yarn", "deepseek_yarn", "deepseek_llama_scaling"), ("su", "longrope")
+"""Kinds of rotary embeddings."""
+
 OTHER = {
     "is_encoder_decoder": "it is an encoder with a decoder, which has a second cache",
     "vision_config": "it also reads images, whose buffers are not computed",
@@ -42,6 +57,8 @@ OTHER = {
     "num_kv_shared_layers": "some of its layers share one cache",
     "global_head_dim": "its layers have heads of two sizes",
     "num_global_key_value_heads": "its layers have different numbers of heads",
+    "cross_attention_layers": "some of its layers attend to images",
+    "multi_query": "its heads share keys and values in a way that is not computed",
 }
 """Keys whose presence (with a value) means that the arithmetic does not hold, and why."""
 
@@ -81,7 +98,8 @@ class Architecture:
     heads, kv_heads, head_dim, value_dim    of attention; value_dim differs from head_dim in few models
     width       of the MLP between its two matrices (intermediate_size)
     positions   the longest context that vLLM derives from the configuration
-    rope        tokens × numbers of the table of rotary embeddings
+    usual       the one that it takes when nobody says one
+    rope        tokens × numbers of the tables of rotary embeddings; those of 32 bits count twice
     sliding     layers that see only the last `window` tokens
     dtype       of the stored weights
     uncomputed  why the memory of this model is not computed; empty when it is
@@ -98,6 +116,7 @@ class Architecture:
     width: int
     vocab: int
     positions: int
+    usual: int
     rope: int
     sliding: int
     window: int
@@ -132,14 +151,14 @@ def read(config: Config) -> Architecture:
     positions, table = _positions(text)
     rotary = latent.rope if latent else int(head_dim * _share(text))
     named = config.get("architectures")
-    sliding = _sliding(text, family, layers) if window else 0
+    sliding = max(0, _sliding(text, family, layers)) if window else 0
     return Architecture(
         name=str(named[0]) if isinstance(named, Sequence) and not isinstance(named, str) and named else family or "unknown",
         family=family, hidden=hidden, layers=layers, heads=heads,
         kv_heads=number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num") or heads,
         head_dim=head_dim, value_dim=head_dim if latent else number(text, "v_head_dim") or head_dim,
         width=number(text, "intermediate_size"), vocab=number(text, "vocab_size"),
-        positions=positions, rope=table * rotary, sliding=sliding, window=window if sliding else 0,
+        positions=positions, usual=_usual(text, positions), rope=table * rotary, sliding=sliding, window=window if sliding else 0,
         latent=latent, experts=_experts(text, family, layers), tied=_tied(text, family), dtype=_dtype(text),
         quantisation=quantisation_of(config.get("quantization_config") or text.get("quantization_config")),
         uncomputed=_uncomputed(text), config=text,
@@ -157,13 +176,15 @@ def number(config: Config, *names: str) -> int:
 
 def _uncomputed(text: Config) -> str:
     """The first reason why the arithmetic does not hold for this model; empty when it does."""
-    states = [key for key, value in text.items() if key.startswith(STATES) and value not in (None, [], 0, False)]
+    states = [key for key, value in text.items() if key.startswith(STATES) and value not in (None, [], 0, False) and not _plain(value)]
     kinds = {str(kind) for kind in _list(text, "layer_types")} - {"full_attention", "sliding_attention", "chunked_attention"}
     if states or kinds:
         return f"it is a hybrid that keeps a state per sequence ({', '.join(sorted(kinds) or states[:1])}), whose size only the engine knows"
     for key, reason in OTHER.items():
         if text.get(key) not in (None, [], {}, 0, False):
             return reason
+    if any(str(name).endswith(NO_WRITER) for name in _list(text, "architectures")):
+        return "it is not a model that writes text"
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     lacking = [name for name in needed if not number(text, name)]
     if lacking:
@@ -178,7 +199,14 @@ def _uncomputed(text: Config) -> str:
         return "its attention heads have no size"
     if number(text, "kv_lora_rank") and str(text.get("model_type")) not in LATENT:
         return "its latent attention is of a kind that is not computed"
+    if number(text, "sliding_window") and _sliding(text, str(text.get("model_type")), 1) < 0:
+        return "its config.json does not say which layers see only a window"
     return ""
+
+
+def _plain(value: object) -> bool:
+    """MiniMax M2 lists a kind per layer, and all of them are attention: 1."""
+    return isinstance(value, list) and all(one == 1 for one in value)
 
 
 def _list(text: Config, name: str) -> list[Any]:
@@ -204,32 +232,47 @@ def _share(text: Config) -> float:
 
 
 def _positions(text: Config) -> tuple[int, int]:
-    """The longest context (vLLM: _get_and_verify_max_len), and the length of the table of rotary embeddings.
+    """The longest context (vLLM: _get_and_verify_max_len), and the length of the tables of rotary embeddings.
 
-    With YaRN the configuration's figure is scaled already; the table is made from the unscaled one.
+    With YaRN the configuration's figure is scaled already; the table is made from the unscaled one. LongRoPE keeps a second table for short
+    contexts, Gemma 3 one for its layers with a window; GPT-OSS computes its own in 32 bits.
     """
     said = number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "model_max_length")
-    rope = _rope(text)
+    rope, family = _rope(text), str(text.get("model_type"))
     kind, factor = rope.get("rope_type", rope.get("type")), _real(rope.get("factor"), 1.0)
-    if kind == "yarn":
-        return said, max(said, int(number(rope, "original_max_position_embeddings") * factor))
-    if kind in (None, "default", "su", "longrope", "llama3") or "gemma3" in str(text.get("model_type")):
-        return said, said
+    if kind in SCALED_ALREADY:
+        table = max(said, int(number(rope, "original_max_position_embeddings") * factor))
+        return said, table * (2 if family == "gpt_oss" else 1)
+    if kind in LONG:
+        return said, said + _original(text)
+    if kind in (None, "default", "llama3") or "gemma3" in family:
+        return said, said * (2 if family == "gemma3_text" else 1)
     return int(said * factor), int(said * factor)
 
 
+def _original(text: Config) -> int:
+    return number(text, "original_max_position_embeddings") or number(_rope(text), "original_max_position_embeddings")
+
+
+def _usual(text: Config, positions: int) -> int:
+    """With LongRoPE vLLM stays within the tables for short contexts unless it is told otherwise."""
+    return _original(text) or positions if _rope(text).get("rope_type", _rope(text).get("type")) in LONG else positions
+
+
 def _sliding(text: Config, family: str, layers: int) -> int:
-    """How many layers see a window only. All of them when nothing says which."""
+    """How many layers see a window only. Negative: nothing says which, and the family's own rule is not known."""
     kinds = _list(text, "layer_types")
     if kinds:
         return sum(kind == "sliding_attention" for kind in kinds[:layers])
     if family in ("gemma2", "gpt_oss"):
         return (layers + 1) // 2
-    if family == "gemma3_text":
-        return layers - layers // (number(text, "sliding_window_pattern") or 6)
-    if family.startswith("qwen") or "use_sliding_window" in text:
-        return max(0, layers - number(text, "max_window_layers")) if text.get("use_sliding_window") is True else 0
-    return layers
+    if family in EVERY:
+        return layers - layers // (number(text, "sliding_window_pattern") or EVERY[family])
+    if (family.startswith("qwen") or "use_sliding_window" in text) and text.get("use_sliding_window") is not True:
+        return 0
+    if family.startswith("qwen"):
+        return max(0, layers - number(text, "max_window_layers"))
+    return layers if family in ALL_WINDOWS else -1
 
 
 def _latent(text: Config) -> Latent | None:

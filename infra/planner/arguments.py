@@ -17,19 +17,45 @@ CACHE_TYPES = {
 }  # fmt: skip
 """Bytes of a number in the cache. `auto` is the type that the engine computes in."""
 
-LEAVE_ROOM = {
-    "speculative_config": "speculation loads a second model",
-    "enable_lora": "adapters take memory of their own",
-    "cpu_offload_gb": "a part of the weights would lie in main memory",
-    "hf_overrides": "config.json is overridden",
-    "num_gpu_blocks_override": "the number of cache blocks is forced",
-    "kv_transfer_config": "the cache is shared with other engines",
-    "mamba_block_size": "it is set for a hybrid model",
-    "load_in_4bit": "the weights are quantised by the engine in a way that is not computed",
-}
-"""Arguments whose presence means that the arithmetic does not hold, and why."""
+RANKS = ("pipeline_parallel_size", "data_parallel_size", "nnodes", "decode_context_parallel_size", "prefill_context_parallel_size")
 
-RANKS = ("pipeline_parallel_size", "data_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size")
+OFFLOADED, OVERRIDDEN = "a part of the weights would lie in main memory", "config.json is overridden"
+SPECULATION, ADAPTERS, SHARED = "speculation loads a second model", "adapters take memory of their own", "the cache is shared with other engines"
+
+OTHER_WEIGHTS = {
+    **dict.fromkeys(("cpu_offload_gb", "cpu_offload_params", "offload_backend", "offload_group_size", "offload_params"), OFFLOADED),
+    **dict.fromkeys(("hf_overrides", "hf_config_path", "model_weights"), OVERRIDDEN),
+    **dict.fromkeys(("quantization_config", "load_in_4bit"), "the weights are quantised by the engine in a way that is not computed"),
+    **{name: f"{name} is not 1" for name in RANKS[:3]},
+}
+"""Arguments with which a GPU holds other weights than are computed, and why: not even too large ones are refused then."""
+
+LEAVE_ROOM = {
+    **dict.fromkeys(("speculative_config", "spec_method", "spec_model", "spec_tokens"), SPECULATION),
+    **dict.fromkeys(("enable_lora", "default_mm_loras"), ADAPTERS),
+    **dict.fromkeys(("kv_transfer_config", "ec_transfer_config"), SHARED),
+    **dict.fromkeys(("runner", "convert", "diffusion_config"), "it is not served as a model that writes text"),
+    **{name: f"{name} is not 1" for name in RANKS[3:]},
+    "num_gpu_blocks_override": "the number of cache blocks is forced",
+    "kv_offloading_size": "a second cache would lie in main memory",
+    "kv_cache_dtype_skip_layers": "its layers have caches of different types",
+    "mamba_block_size": "it is set for a hybrid model",
+    "enable_eplb": "some experts are held more than once",
+    "enable_dbo": "two batches are computed at once",
+    "performance_mode": "the engine chooses its batches by it",
+    "disable_sliding_window": "the windows of its layers are switched off",
+    "mm_ipc_gpu_memory_gb": "a part of the GPU is kept for images",
+}
+"""Arguments whose presence means that the rest of the arithmetic does not hold, and why."""
+
+HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(RANKS, (1,)), "runner": ("auto", "generate"), "convert": ("auto", "none"), "offload_backend": ("auto",),
+    "performance_mode": ("balanced",),
+}  # fmt: skip
+"""Values that mean what the silence of these arguments means."""
+
+FP8_MADE = ("fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block")
+"""What `quantization` says for 8 bits that the engine makes of 16 as it loads."""
 
 STREAMED = ("runai_streamer", "runai_streamer_sharded", "tensorizer")
 """Ways to load (`load_format`) that never hold all weights in main memory."""
@@ -37,7 +63,11 @@ STREAMED = ("runai_streamer", "runai_streamer_sharded", "tensorizer")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Null means the engine's own default. Sizes in tokens, `kv_cache_memory_bytes` in bytes per GPU."""
+    """Null means the engine's own default. Sizes in tokens, `kv_cache_memory_bytes` in bytes per GPU.
+
+    uncomputed     why the arithmetic does not hold with these arguments; empty when it does
+    same_weights   whether each GPU holds the weights that are computed all the same
+    """
 
     max_model_len: int | None = None
     max_num_seqs: int | None = None
@@ -50,9 +80,12 @@ class Arguments:
     gpu_memory_utilization: float = 0.92
     block_size: int | None = None
     enforce_eager: bool = False
+    enable_chunked_prefill: bool = True
+    enable_expert_parallel: bool = False
     disable_hybrid_kv_cache_manager: bool = False
     load_format: str = "auto"
     uncomputed: str = ""
+    same_weights: bool = True
 
     @property
     def streamed(self) -> bool:
@@ -67,14 +100,17 @@ class Arguments:
         if self.max_num_batched_tokens:
             return self.max_num_batched_tokens
         usual = 16384 if gpu.memory >= 160 * GIB else 8192 if _large(gpu) else 2048
-        return min(usual, self.sequences(gpu) * length)
+        return min(usual if self.enable_chunked_prefill else max(usual, length), self.sequences(gpu) * length)
 
 
 def read(given: Mapping[str, Any]) -> Arguments:
     """The engine's arguments by their own names, as `infra.engine.arguments` gives them."""
     wrong = [name for name, check in CHECKS.items() if given.get(name) is not None and not check(given[name])]
     known = {name: given[name] for name in Arguments.__dataclass_fields__ if name in CHECKS and given.get(name) is not None and name not in wrong}
-    return Arguments(**known, uncomputed=f"the value of {wrong[0]} is not one that it can have" if wrong else _uncomputed(given))
+    other, more = _present(given, OTHER_WEIGHTS), _present(given, LEAVE_ROOM)
+    unread = f"the value of {wrong[0]} is not one that is computed" if wrong else ""
+    same = not other and not {"tensor_parallel_size", "quantization"} & set(wrong)
+    return Arguments(**known, uncomputed=unread or other or more, same_weights=same)
 
 
 def _whole(value: object) -> bool:
@@ -90,18 +126,16 @@ CHECKS = {
         ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size", "kv_cache_memory_bytes", "block_size"), _whole
     ),
     **dict.fromkeys(("dtype", "quantization", "load_format"), lambda value: isinstance(value, str)),
-    **dict.fromkeys(("enforce_eager", "disable_hybrid_kv_cache_manager"), lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("enforce_eager", "enable_chunked_prefill", "enable_expert_parallel", "disable_hybrid_kv_cache_manager"), lambda value: isinstance(value, bool)),
     "kv_cache_dtype": lambda value: value == "auto" or value in CACHE_TYPES,
     "gpu_memory_utilization": _share,
 }
 
 
-def _uncomputed(given: Mapping[str, Any]) -> str:
-    for name, reason in LEAVE_ROOM.items():
-        if given.get(name) not in (None, False, 0, "", {}, []):
-            return reason
-    ranks = [name for name in RANKS if given.get(name) not in (None, 1)]
-    return f"{ranks[0]} is not 1" if ranks else ""
+def _present(given: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
+    """The reason of the first argument that is given and says anything; empty: none is."""
+    nothing: tuple[Any, ...] = (None, False, 0, "", {}, [])
+    return next((why for name, why in reasons.items() if given.get(name) not in (*nothing, *HARMLESS.get(name, ()))), "")
 
 
 def _large(gpu: Gpu) -> bool:

@@ -173,8 +173,8 @@ def _priced(wish: Wish, instance: Instance, made: Plan, prices: Prices) -> Candi
         return Rejection(instance.name, f"its price in {prices.region} is not known, so no ceiling can be kept")
     if wish.most_usd is not None and usd is not None and usd > wish.most_usd:
         return Rejection(instance.name, f"{count} × {instance.name} cost {usd:.2f} USD per hour, the ceiling is {wish.most_usd:.2f}")
-    loaded = weigh(wish.model, wish.model.computes_in(wish.arguments.dtype), wish.files)
-    weights = 0 if loaded is None or wish.arguments.streamed else loaded.total
+    files = weigh(wish.model, wish.model.dtype, wish.files)
+    weights = 0 if files is None or wish.arguments.streamed else files.total
     cpus, memory = allocatable(instance)
     disk = disk_of(instance, wish.image, weights, together)
     asks = Requests(made.parallel, math.floor(cpus / together * 10) / 10, memory // together, scratch(weights))

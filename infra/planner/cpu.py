@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from infra.planner.architecture import Architecture
+from infra.planner.architecture import BYTES, Architecture
 from infra.planner.arguments import Arguments
 from infra.planner.cache import Cache, cache
-from infra.planner.memory import Verdict, activation, gib
+from infra.planner.memory import Verdict, activation, gib, uncomputed
 from infra.planner.weights import Stored, weigh
 
 LOAD = 1.1
@@ -32,7 +32,7 @@ UNKNOWN = 1 << 30
 
 @dataclass(frozen=True)
 class CpuPlan:
-    """One replica in main memory, in bytes; null where it is not known. `cache` is what the engine is started with."""
+    """One replica in main memory, in bytes; null where it is not known. `cache` is what each of its processes is started with."""
 
     verdict: Verdict
     why: str
@@ -75,43 +75,44 @@ def plan_cpu(
     overhead   of this kind of engine, measured
     size       bytes of the files, for a model whose weights can be neither counted nor read
     """
-    blocks, space = _blocks(model, arguments), cache_space(model, arguments)
+    blocks, space, processes = _blocks(model, arguments), cache_space(model, arguments), arguments.tensor_parallel_size
     sequences = arguments.max_num_seqs or 256
     dtype = model.computes_in(arguments.dtype)
-    loaded = weigh(model, dtype if dtype in ("float32", "float16", "bfloat16") else "bfloat16", files)
-    weights = loaded.total if loaded else size or None
-    number = 4 if dtype == "float32" else 2
+    loaded = weigh(model, dtype if dtype in BYTES else "bfloat16", files)
+    weights = loaded.per_gpu(model, processes) * processes if loaded else size or None
+    number = BYTES.get(dtype, 2)
     busy = activation(model, arguments, number, min(arguments.max_num_batched_tokens or BATCH, 1 << 20), sequences) if blocks else 0
-    needs = int((weights or 0) * LOAD) + model.rope * number * bool(blocks) + busy + space + overhead * arguments.tensor_parallel_size
+    table = model.rope * number * bool(blocks)
+    needs = int((weights or 0) * LOAD) + (table + busy + space + overhead) * processes
     made = CpuPlan(
-        "unknown", "", arguments.max_model_len or model.positions, sequences, weights, model.rope * number if blocks else None,
-        busy if blocks else None, space, overhead * arguments.tensor_parallel_size, needs, free,
+        "unknown", "", arguments.max_model_len or model.usual, sequences, weights, table * processes if blocks else None,
+        busy * processes if blocks else None, space, overhead * processes, needs, free,
     )  # fmt: skip
     if blocks:
         tokens, at_once = blocks.tokens(space), round(blocks.concurrency(space), 3)
         made = replace(made, token=blocks.token, tokens=tokens, concurrency=at_once)
-    return _judged(made, blocks, model.uncomputed or arguments.uncomputed)
+    return _judged(made, blocks, uncomputed(model, arguments))
 
 
-def _judged(made: CpuPlan, blocks: Cache | None, uncomputed: str) -> CpuPlan:
+def _judged(made: CpuPlan, blocks: Cache | None, unknown: str) -> CpuPlan:
     if blocks and blocks.margin(made.cache, 1) < 0:
         short = f"{gib(made.cache)} of cache hold no sequence of {made.length:,} tokens: {gib(blocks.bytes())} are needed"
         return replace(made, verdict="refused", why=short)
     free = made.free
     if free is None:
-        return replace(made, why=f"not computed: {uncomputed}" if uncomputed else f"needs {gib(made.needs)} of memory")
+        return replace(made, why=f"not computed: {unknown}" if unknown else f"needs {gib(made.needs)} of memory")
     told = f"needs {gib(made.needs)} of memory, {gib(max(0, free))} are free"
     made = replace(made, margin=round(free / made.needs - 1, 4), why=told)
     if free < made.needs:
         return replace(made, verdict="refused")
-    if uncomputed or made.weights is None:
-        return replace(made, why=f"{told}; not computed: {uncomputed or 'the size of the weights'}")
+    if unknown or made.weights is None:
+        return replace(made, why=f"{told}; not computed: {unknown or 'the size of the weights'}")
     return replace(made, verdict="fits")
 
 
 def _blocks(model: Architecture, arguments: Arguments) -> Cache | None:
-    length = arguments.max_model_len or model.positions
-    if model.uncomputed or arguments.uncomputed or not length:
+    length = arguments.max_model_len or model.usual
+    if uncomputed(model, arguments) or not length:
         return None
     batch = min(arguments.max_num_batched_tokens or BATCH, (arguments.max_num_seqs or 256) * length)
     return cache(model, arguments, model.computes_in(arguments.dtype), length, batch, block=16 if model.latent else 128)

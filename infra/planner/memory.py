@@ -23,17 +23,21 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from infra.planner.architecture import BYTES, Architecture
-from infra.planner.arguments import Arguments
+from infra.planner.architecture import BYTES, NO_FLOAT16, ORDINARY, Architecture
+from infra.planner.arguments import FP8_MADE, Arguments
 from infra.planner.cache import Cache, cache
 from infra.planner.catalogue import GIB, Gpu
-from infra.planner.quantisation import CAPABILITY, FP8, Quantisation
+from infra.planner.parameters import FAMILIES
+from infra.planner.quantisation import ABSENT, CAPABILITY, FP8, Quantisation
 from infra.planner.weights import Stored, Weights, weigh
 
 Verdict = Literal["fits", "refused", "unknown"]
 
 MARGIN = 0.05
 """Of the wanted cache: what the estimates may be wrong by."""
+
+CONTEXT = int(0.06 * GIB)
+"""Bytes of a GPU that the engine's own process has taken before it looks how much is free: the least that any log shows beside torch."""
 
 HOST = 1.2
 """Main memory per byte of weights while they are loaded, unless they are streamed. Own rule: 8B in 16 bits does not fit 16 GiB."""
@@ -89,7 +93,7 @@ class Plan:
         return {**asdict(self), "notes": list(self.notes)}
 
 
-REFUSALS = ("dtype", "quantisation", "heads", "context", "free", "weights", "cache", "concurrency", "host")
+REFUSALS = ("dtype", "quantisation", "heads", "context", "batch", "free", "weights", "cache", "concurrency", "host")
 """What can refuse a plan, in the order in which it is looked at."""
 
 
@@ -104,16 +108,27 @@ def plan(
     free         bytes free on the GPU now; null: all of it
     host         bytes of main memory that a replica can have; null: not looked at
     """
-    length = arguments.max_model_len or model.positions
+    length = arguments.max_model_len or model.usual
     terms = _Terms(model, gpu, arguments, files, length, max(1, concurrency), overheads or Overheads())
     for because, why in _rules(terms, free):
         return terms.plan("refused", why, because)
     if terms.weights is not None and terms.weights >= terms.requested:
         return terms.plan("refused", f"{terms.place}: the weights alone take {gib(terms.weights)}, the engine may use {gib(terms.requested)}", "weights")
-    unknown = model.uncomputed or arguments.uncomputed or _lacking(terms)
+    unknown = uncomputed(model, arguments) or _lacking(terms)
     if unknown:
         return terms.plan("unknown", f"not computed: {unknown}", "")
     return _decide(terms, host)
+
+
+def uncomputed(model: Architecture, arguments: Arguments) -> str:
+    """Why the arithmetic does not hold for this model with these arguments; empty: it does."""
+    return model.uncomputed or arguments.uncomputed or _made_otherwise(model, arguments)
+
+
+def _made_otherwise(model: Architecture, arguments: Arguments) -> str:
+    asked = arguments.quantization
+    known = asked is None or model.quantisation is not None or asked in FP8_MADE
+    return "" if known else f"the engine would quantise the weights itself ({asked}) in a way that is not computed"
 
 
 def _rules(terms: _Terms, free: int | None) -> Iterator[tuple[str, str]]:
@@ -121,20 +136,49 @@ def _rules(terms: _Terms, free: int | None) -> Iterator[tuple[str, str]]:
     model, gpu, parallel = terms.model, terms.gpu, terms.arguments.tensor_parallel_size
     if terms.dtype == "bfloat16" and not gpu.bfloat16:
         yield "dtype", f"{gpu.name} can not compute in bfloat16 (compute capability {gpu.capability}, 8.0 is needed)"
+    if terms.dtype == "float16" and model.family in NO_FLOAT16:
+        yield "dtype", f"the engine refuses to compute {model.family} in float16"
+    if model.quantisation and model.quantisation.kind in ABSENT:
+        yield "quantisation", f"the engine has no quantisation {model.quantisation.kind}"
     for kind in terms.kinds:
         if gpu.capability < CAPABILITY.get(kind, 0.0):
             yield "quantisation", f"{gpu.name} can not compute with {kind} (compute capability {gpu.capability}, {CAPABILITY[kind]} is needed)"
-    if model.heads and model.heads % parallel:
-        yield "heads", f"tensor_parallel_size {parallel} does not divide the {model.heads} attention heads"
-    if not model.latent and model.kv_heads and model.kv_heads % parallel and parallel % model.kv_heads:
-        yield "heads", f"tensor_parallel_size {parallel} and the {model.kv_heads} key/value heads do not divide one another"
-    widths = [width for width in (model.width, model.experts.width if model.experts else 0) if width % parallel]
-    if widths:
-        yield "heads", f"tensor_parallel_size {parallel} does not divide the width {widths[0]} of the MLP"
+    yield from (("heads", f"tensor_parallel_size {parallel} {why}") for why in _undivided(model, terms.arguments, parallel))
     if model.positions and terms.length > model.positions:
         yield "context", f"the model was made for contexts of {model.positions:,} tokens, {terms.length:,} are asked for"
+    if most := _too_small(terms):
+        yield "batch", most
+    if terms.requested > gpu.memory - CONTEXT:
+        share = terms.arguments.gpu_memory_utilization
+        yield "free", f"gpu_memory_utilization {share:g} leaves nothing of {gpu.name} for what the engine's process takes before it looks"
     if free is not None and free < terms.requested:
         yield "free", f"{gib(free)} of {gpu.name} are free, and the engine takes {gib(terms.requested)} (gpu_memory_utilization)"
+
+
+def _undivided(model: Architecture, arguments: Arguments, parallel: int) -> Iterator[str]:
+    """What a group of GPUs can not share evenly. Groups of quantised numbers must not be split between two of them."""
+    if model.heads and model.heads % parallel:
+        yield f"does not divide the {model.heads} attention heads"
+    if not model.latent and model.kv_heads and model.kv_heads % parallel and parallel % model.kv_heads:
+        yield f"and the {model.kv_heads} key/value heads do not divide one another"
+    experts = model.experts.width if model.experts and not arguments.enable_expert_parallel else 0
+    for width in (model.width, experts):
+        if width % parallel:
+            yield f"does not divide the width {width} of the MLP"
+    group = model.quantisation.group if model.quantisation and not model.experts else 1
+    if parallel > 1 and model.width // parallel % group:
+        yield f"splits groups of {group} numbers that are quantised together (the width of the MLP is {model.width})"
+
+
+def _too_small(terms: _Terms) -> str:
+    """Batches with which the engine does not start (config/scheduler.py); empty: it does."""
+    batch, told = terms.batch, terms.arguments
+    sequences = told.max_num_seqs or 0
+    if batch < sequences:
+        return f"max_num_batched_tokens {batch:,} is less than max_num_seqs {sequences:,}"
+    if batch < terms.length and not told.enable_chunked_prefill:
+        return f"max_num_batched_tokens {batch:,} is less than max_model_len {terms.length:,}, and enable_chunked_prefill is false"
+    return ""
 
 
 def _lacking(terms: _Terms) -> str:
@@ -176,7 +220,7 @@ class _Terms:
     @property
     def made(self) -> Quantisation | None:
         """Quantised by the engine while it loads 16-bit weights."""
-        return FP8 if self.arguments.quantization == "fp8" and self.model.quantisation is None else None
+        return FP8 if self.arguments.quantization in FP8_MADE and self.model.quantisation is None else None
 
     @property
     def kinds(self) -> list[str]:
@@ -190,8 +234,9 @@ class _Terms:
 
     @property
     def host(self) -> int | None:
-        loaded = self._loaded
-        return None if loaded is None or self.arguments.streamed else math.ceil(loaded.total * HOST)
+        """The files pass through, as they are stored: what the engine makes of them comes after."""
+        files = weigh(self.model, self.model.dtype, self.files)
+        return None if files is None or self.arguments.streamed else math.ceil(files.total * HOST)
 
     @property
     def weights(self) -> int | None:
@@ -200,6 +245,8 @@ class _Terms:
 
     @property
     def _loaded(self) -> Weights | None:
+        if not self.arguments.same_weights or _made_otherwise(self.model, self.arguments):
+            return None
         return weigh(self.model, self.dtype if self.dtype in BYTES else "bfloat16", self.files, self.made)
 
     @property
@@ -248,7 +295,7 @@ class _Terms:
         return f"{self.place}: {found}; of {gib(self.requested)} the weights take {gib(self.weights or 0)}"
 
     def plan(self, verdict: Verdict, why: str, because: str) -> Plan:
-        known = not (self.model.uncomputed or self.arguments.uncomputed or _lacking(self) or self.dtype not in BYTES)
+        known = not (uncomputed(self.model, self.arguments) or _lacking(self) or self.dtype not in BYTES)
         sums: dict[str, Any] = {}
         if known:
             left, blocks = self.left, self.blocks
@@ -268,6 +315,8 @@ class _Terms:
             yield f"the memory of {self.gpu.name} was never read in a log: taken as {gib(self.gpu.memory)}"
         if self.files is None and self.weights is not None:
             yield "the weights were counted from config.json: their headers were not at hand"
+        if self.model.family not in (*FAMILIES, *ORDINARY) and not self.model.uncomputed:
+            yield f"{self.model.family or 'its family'} was never compared with an engine: taken for a model of ordinary attention"
 
 
 def activation(model: Architecture, arguments: Arguments, size: int, batch: int, sequences: int) -> int:

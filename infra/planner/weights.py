@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.planner.architecture import BYTES, Architecture
 from infra.planner.parameters import Parameters, count
-from infra.planner.quantisation import Quantisation
+from infra.planner.quantisation import CAPABILITY, Quantisation
 from infra.weights.inspect import BITS
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -84,7 +84,7 @@ def weigh(model: Architecture, dtype: str, files: Stored | None = None, made: Qu
     if files is not None and not (made and model.quantisation is None):
         total = files.bytes(dtype)
         return Weights(total, min(whole, total), min(cache, max(0, total - whole)), "headers")
-    if kind and kind.kind == "unknown":
+    if kind and kind.kind not in CAPABILITY:
         return None
     return Weights(_counted(numbers, bits, attention, size), whole, cache, "config")
 

@@ -87,7 +87,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise _unusable(
             "config.json is missing", "without it no engine knows the architecture", "add the model's config.json to the source"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unusable("config.json can not be read", str(error), "put a whole config.json into the source") from error
     if not isinstance(config, dict):
         raise _unusable("config.json is not a configuration", "it holds no JSON object", "put the model's own config.json into the source")
@@ -157,7 +157,7 @@ def _tensors(shard: Path) -> dict[str, dict[str, Any]]:
         tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
         spans = sorted((*tensor["data_offsets"], name) for name, tensor in tensors.items())
         _spans(shard, tensors, spans, size - 8 - length)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _header(shard, f"the header is not one: {type(error).__name__}: {error}") from error
     return tensors
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from infra.errors import ConfigError, Transient
 from infra.waiting import Progress
-from infra.weights.inspect import HEADER_LIMIT
+from infra.weights.inspect import BITS, HEADER_LIMIT
 from infra.weights.manifest import File, Manifest, Seen
 from infra.weights.parallel import each
 from infra.weights.source import Source
@@ -85,14 +85,21 @@ def header(raw: bytes) -> dict[str, dict[str, Any]]:
     try:
         read = json.loads(raw)
         tensors = {str(name): dict(tensor) for name, tensor in read.items() if name != "__metadata__"}
-        for tensor in tensors.values():
-            math.prod(map(int, tensor["shape"])), str(tensor["dtype"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = [name for name, tensor in tensors.items() if not (_shape(tensor["shape"]) and tensor["dtype"] in BITS)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(f"{type(error).__name__}: {error}") from error
+    if wrong:
+        tensor = tensors[wrong[0]]
+        raise _unreadable(f"its tensor {wrong[0][:80]} has the shape {str(tensor['shape'])[:80]} and the number type {str(tensor['dtype'])[:20]}")
     return tensors
 
 
 # ------------------------------------------------ private
+
+
+def _shape(value: object) -> bool:
+    """Whether these are sizes; safetensors itself counts with 64 bits."""
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value) and math.prod(value) < 1 << 63
 
 
 def _wanted(manifest: Manifest) -> list[File]:
@@ -119,17 +126,18 @@ def _outline(where: str, wanted: list[File], found: list[bytes]) -> Outline:
 
 
 def _headers(raw: Iterable[bytes]) -> tuple[Mapping[str, Mapping[str, Any]], ...]:
-    """None of them where one can not be read: the sum of the others would be taken for the whole. Whoever fetches the files judges them."""
+    """None of them where one can not be read, or where none has a tensor: the sum of the others would be taken for the whole. Whoever fetches the files judges them."""
     try:
-        return tuple(header(one) for one in raw)
+        found = tuple(header(one) for one in raw)
     except ConfigError:
         return ()
+    return found if any(found) else ()
 
 
 def _config(where: str, raw: bytes) -> Mapping[str, Any]:
     try:
         config = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unusable(where, f"config.json is no JSON: {error}") from error
     if not isinstance(config, dict):
         raise _unusable(where, "config.json holds no JSON object")

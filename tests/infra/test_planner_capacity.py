@@ -209,6 +209,16 @@ def test_the_disk_holds_system_image_and_weights() -> None:
     assert not disk_of(instance("g6.2xlarge"), 20 * GIB, 600 * GIB).local
 
 
+def test_the_disk_holds_the_files_as_they_are_stored() -> None:
+    """Of 32 bits, where the engine loads 16; and of 16, where it makes 8 of them as it loads."""
+    plain, wide = (choose(Wish(model("llama_3_1_8b", torch_dtype=kind), told()), TODAY).candidates[0] for kind in ("bfloat16", "float32"))
+    small = choose(Wish(model("llama_3_1_8b"), told(quantization="fp8")), TODAY).candidates[0]
+
+    assert plain.requests.scratch == small.requests.scratch == int(8_030_261_248 * 2 * 1.1) + 1 + 10 * GIB
+    assert wide.requests.scratch == pytest.approx(8_030_261_248 * 4 * 1.1 + 10 * GIB, abs=2)
+    assert wide.plan.weights == plain.plan.weights
+
+
 # ---------------------------------------------------------------- live prices
 
 ITEM = {

@@ -100,6 +100,18 @@ def test_more_bytes_and_more_processes_never_need_less(size: int, more: int, par
     assert plan_cpu(shape, replace(told, tensor_parallel_size=parallel), overhead=RAY).overhead == parallel * RAY
 
 
+def test_each_process_has_its_own_cache() -> None:
+    """Two hold half of the heads each: the same space together; copies of one head take it twice. And each its own tables and buffers."""
+    shape, one = model("llama_3_1_8b"), Arguments(max_model_len=4096, max_num_seqs=4)
+    alone, two, sixteen = (plan_cpu(shape, replace(one, tensor_parallel_size=count), overhead=0) for count in (1, 2, 16))
+
+    assert two.cache * 2 == alone.cache and sixteen.cache == alone.cache // 8
+    assert two.rope == 2 * (alone.rope or 0)
+    assert (two.weights or 0) - (alone.weights or 0) == 2 * (2 * 32 + 1) * 4096
+    assert two.needs == int((two.weights or 0) * 1.1) + (two.rope or 0) + (two.activation or 0) + 2 * two.cache
+    assert sixteen.needs - int((sixteen.weights or 0) * 1.1) > 16 * sixteen.cache
+
+
 @given(st.sampled_from(["llama_3_1_8b", "qwen2_5_7b", "gpt_oss_20b", "held_out_mistral_nemo"]), st.integers(16, 20_000), st.integers(1, 32), st.integers(0, 128), st.integers(1, 8 * GIB) | st.none())
 def test_nothing_is_accepted_in_main_memory_that_the_engine_rejects(name: str, length: int, sequences: int, free: int, space: int | None) -> None:
     """Its cache holds one sequence of full length beside the block that is held back, layer by layer; and all of it is there."""

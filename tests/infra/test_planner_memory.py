@@ -151,6 +151,11 @@ def test_scales_per_token_and_head_count() -> None:
         ("llama_3_1_8b", "T4", {}, "weights", "weights alone"),
         ("llama_3_1_8b", "A10G", {"max_model_len": 100_000}, "cache", "sequence"),
         ("mistral_7b_v0_3", "L4", {"kv_cache_memory_bytes": 30 * GIB}, "cache", "left"),
+        ("mistral_7b_v0_3", "L4", {"gpu_memory_utilization": 1.0}, "free", "gpu_memory_utilization 1 leaves nothing"),
+        ("mistral_7b_v0_3", "L4", {"gpu_memory_utilization": 0.99}, "", ""),
+        ("mistral_7b_v0_3", "L4", {"max_num_batched_tokens": 8}, "batch", "max_num_seqs 16"),
+        ("mistral_7b_v0_3", "L4", {"max_num_batched_tokens": None, "max_num_seqs": 4096}, "batch", "batched_tokens 2,048"),
+        ("mistral_7b_v0_3", "L4", {"enable_chunked_prefill": False}, "batch", "max_model_len 8,192"),
     ],
 )
 def test_what_can_not_run_is_refused_with_its_reason(name: str, on: str, given_: dict[str, Any], because: str, said: str) -> None:
@@ -190,21 +195,6 @@ def test_a_chip_without_bfloat16_computes_in_float16_when_the_choice_is_left_to_
     """As the engine falls back; Gemma, which must not, gets 32 bits."""
     assert plan(model("llama_3_1_8b", num_hidden_layers=8), gpu("T4"), told()).notes[0].endswith("float16")
     assert model("llama_3_1_8b", model_type="gemma2").computes_in(bfloat16=False) == "float32"
-
-
-@pytest.mark.parametrize(
-    ("config", "given_"),
-    [({"mamba_d_state": 128}, {}), ({}, {"speculative_config": {"model": "x"}}), ({}, {"pipeline_parallel_size": 2}), ({}, {"max_num_seqs": "many"}), ({}, {"kv_cache_dtype": "nvfp4"})],
-)  # fmt: skip
-def test_what_is_not_computed_is_neither_accepted_nor_refused(config: dict[str, Any], given_: dict[str, Any]) -> None:
-    """Unknown, with the reason and without numbers that nobody computed; what can not fit by its weights alone is refused all the same."""
-    shape, arguments = model("llama_3_1_8b", **config), read_arguments({"max_model_len": 4096, **given_})
-    made = plan(shape, gpu("L40S"), arguments)
-
-    assert made.verdict == "unknown"
-    assert made.why.startswith("not computed: ")
-    assert (made.cache, made.tokens, made.margin) == (None, None, None)
-    assert plan(shape, gpu("T4"), arguments).because == "weights"
 
 
 def test_a_family_that_is_not_known_needs_headers() -> None:
@@ -330,6 +320,17 @@ def test_advice_knows_fp8_fewer_sequences_and_types() -> None:
     assert "fp8" not in kinds(Question(shape, gpu("A10G"), told(max_model_len=4096)))
     assert kinds(Question(model("llama_3_1_8b"), gpu("A10G"), told(**LOGGED), concurrency=9))[:2] == ["fewer", "shorter"]
     assert kinds(Question(model("llama_3_1_8b", num_hidden_layers=8), gpu("T4"), told(dtype="bfloat16")))[0] == "type"
+
+
+def test_advice_knows_the_share_of_the_gpu() -> None:
+    """More than there is, and less than is needed; as much as is free where others use it."""
+    shape = model("mistral_7b_v0_3")
+    greedy, modest = (advise(Question(shape, gpu("L4"), told(gpu_memory_utilization=share)))[0] for share in (1.0, 0.3))
+    beside = advise(Question(shape, gpu("L4"), told(), free=19 * GIB))[0]
+
+    assert [one.kind for one in (greedy, modest, beside)] == ["room"] * 3
+    assert greedy.text == modest.text == "set engine.extra.gpu_memory_utilization: 0.92"
+    assert beside.text == "set engine.extra.gpu_memory_utilization: 0.86"
 
 
 def test_advice_is_exact_at_its_edge() -> None:

@@ -144,7 +144,14 @@ def test_a_header_that_is_none_is_refused(raw: bytes) -> None:
         header_bytes(raw)
 
 
-@pytest.mark.parametrize("raw", [b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "BF16"}}', b'{"a": {"dtype": "BF16", "shape": ["x"]}}'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "BF16"}}', b"[" * 100_000,
+        *(json.dumps({"a": {"dtype": "BF16", "shape": shape}}).encode() for shape in (["x"], [-5, 3], [1.5], [True], ["7"], "12", {"1": 2}, [1 << 62, 2], [10**400])),
+        b'{"a": {"dtype": "BF17", "shape": [1]}}', b'{"a": {"dtype": null, "shape": [1]}}', b'{"a": {"dtype": [], "shape": [1]}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_header_is_refused(raw: bytes) -> None:
     """As a message, not as a traceback."""
     with pytest.raises(ConfigError, match="header"):
@@ -165,6 +172,12 @@ def test_a_damaged_header_is_refused(raw: bytes) -> None:
         ({"num_key_value_heads": 5}, "multiple"),
         ({"kv_lora_rank": 256, "qk_rope_head_dim": 32}, "latent"),
         ({"hidden_size": 8, "head_dim": None}, "size"),
+        ({"model_type": "brand_new", "sliding_window": 4096}, "which layers"),
+        ({"model_type": "smollm3", "sliding_window": 4096, "use_sliding_window": True}, "which layers"),
+        ({"model_type": "falcon", "multi_query": True}, "share keys and values"),
+        ({"cross_attention_layers": [3, 8]}, "images"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "writes text"),
+        ({"attn_type_list": [1, 0, 1]}, "hybrid"),
     ],
 )
 def test_what_is_not_computed_is_said(changed: dict[str, Any], said: str) -> None:
@@ -178,9 +191,12 @@ def test_what_is_not_computed_is_said(changed: dict[str, Any], said: str) -> Non
         ({"sliding_window": 4096}, 32),
         ({"sliding_window": None}, 0),
         ({"sliding_window": 4096, "use_sliding_window": False}, 0),
-        ({"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 20}, 12),
+        ({"sliding_window": 4096, "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 20}, 12),
         ({"sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"] * 16}, 16),
         ({"sliding_window": 512, "model_type": "gemma3_text", "sliding_window_pattern": 6}, 27),
+        ({"sliding_window": 512, "model_type": "gemma3_text"}, 27),
+        ({"sliding_window": 4096, "model_type": "cohere2", "sliding_window_pattern": 4}, 24),
+        ({"sliding_window": 4096, "model_type": "olmo3"}, 24),
         ({"sliding_window": 4096, "model_type": "gemma2"}, 16),
     ],
 )
@@ -189,13 +205,45 @@ def test_layers_with_a_window_are_counted(config: dict[str, Any], sliding: int) 
     assert read_architecture({**LLAMA, **config}).sliding == sliding
 
 
+def test_a_list_of_one_kind_of_layers_is_no_hybrid() -> None:
+    """MiniMax M2 says of each layer that it is attention; a window that is switched off needs no list."""
+    assert read_architecture({**LLAMA, "attn_type_list": [1] * 32}).uncomputed == ""
+    assert read_architecture({**LLAMA, "model_type": "brand_new", "sliding_window": 4096, "use_sliding_window": False}).uncomputed == ""
+
+
 @pytest.mark.parametrize(
     ("rope", "longest"),
-    [(None, 131072), ({"rope_type": "llama3", "factor": 8.0}, 131072), ({"rope_type": "linear", "factor": 2.0}, 262144), ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072)],
+    [(None, 131072), ({"rope_type": "llama3", "factor": 8.0}, 131072), ({"rope_type": "linear", "factor": 2.0}, 262144), ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+     ({"rope_type": "deepseek_yarn", "factor": 4.0}, 131072), ({"type": "longrope", "factor": 4.0}, 131072)],
 )  # fmt: skip
 def test_the_longest_context_is_the_one_that_the_engine_derives(rope: dict[str, Any] | None, longest: int) -> None:
     """Linear scaling multiplies; llama3 and YaRN are in the figure already."""
     assert read_architecture({**LLAMA, "rope_scaling": rope}).positions == longest
+
+
+@pytest.mark.parametrize(
+    ("changed", "numbers"),
+    [
+        ({}, 131_072 * 128), ({"partial_rotary_factor": 0.5}, 131_072 * 64),
+        ({"rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}}, 163_840 * 128),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, (131_072 + 4096) * 128),
+        ({"model_type": "gemma3_text"}, 2 * 131_072 * 128),
+        ({"model_type": "gpt_oss", "rope_scaling": {"type": "yarn", "factor": 32, "original_max_position_embeddings": 4096}}, 2 * 131_072 * 128),
+    ],
+)  # fmt: skip
+def test_the_tables_of_rotary_embeddings_are_those_of_the_engine(changed: dict[str, Any], numbers: int) -> None:
+    """As the modules of vLLM 0.32.0 hold them: two with LongRoPE and Gemma 3, in 32 bits with GPT-OSS."""
+    assert read_architecture({**LLAMA, "rope_scaling": None, **changed}).rope == numbers
+
+
+def test_without_a_length_longrope_stays_short() -> None:
+    """As vLLM does: Phi 3 of 128k serves 4k unless it is told otherwise; what it can is not refused."""
+    long = model("llama_3_1_8b", rope_scaling={"type": "longrope"}, original_max_position_embeddings=4096)
+
+    assert (long.positions, long.usual) == (131_072, 4096)
+    assert plan(long, gpu("L40S"), told(max_model_len=None)).length == 4096
+    assert plan(long, gpu("L40S"), told(max_model_len=100_000)).fits
+    assert model("llama_3_1_8b").usual == 131_072
 
 
 def test_the_text_part_of_a_model_is_read() -> None:

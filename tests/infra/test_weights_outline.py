@@ -169,12 +169,20 @@ def test_a_gated_repository_is_told_as_such(hub: Hub) -> None:
         outlined(source, seen, Progress(60))
 
 
-@pytest.mark.parametrize("broken", [b"", b"\x00" * 50, b"\xff" * 50, (40).to_bytes(8, "little") + b"{" * 40, (10**6).to_bytes(8, "little") + b'{"a": 1}'])
+@pytest.mark.parametrize("broken", [b"", b"\x00" * 50, b"\xff" * 50, (40).to_bytes(8, "little") + b"{" * 40, (10**6).to_bytes(8, "little") + b'{"a": 1}', (2).to_bytes(8, "little") + b"{}"[:1]])
 def test_one_header_that_can_not_be_read_leaves_none(tmp_path: Path, broken: bytes) -> None:
     """A part of the sum would be taken for the whole. The files themselves are judged where they are fetched."""
     found = read(of_folder(tmp_path, {**FILES, "model-00002-of-00003.safetensors": broken}))
 
     assert (found.config, found.headers) == (CONFIG, ())
+
+
+def test_files_without_a_tensor_leave_no_headers(tmp_path: Path) -> None:
+    """Weights of no bytes would fit everywhere; one file without any beside others is nothing strange."""
+    empty = (2).to_bytes(8, "little") + b"{}"
+
+    assert read(of_folder(tmp_path / "all", {**FILES, **dict.fromkeys(SHARDS, empty)})).headers == ()
+    assert len(read(of_folder(tmp_path / "one", {**FILES, "model-00002-of-00003.safetensors": empty})).headers) == 3
 
 
 def test_pickles_have_no_headers(tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_pickles_have_no_headers(tmp_path: Path) -> None:
     assert read(source) == Outline({}, ())
 
 
-@pytest.mark.parametrize("config", [b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("config", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_a_config_that_is_none_is_the_users_mistake(tmp_path: Path, config: bytes) -> None:
     """A message, never a traceback."""
     with pytest.raises(ConfigError, match=r"can not be served"):

@@ -186,10 +186,10 @@ class Api:
 
     # ------------------------------------------------ changing
 
-    def apply(self, manifest: Object) -> Object:
-        """Server-side apply in our name: what the manifest says is so afterwards, what others set beside it stays."""
+    def apply(self, manifest: Object, *, dry: bool = False) -> Object:
+        """Server-side apply in our name: what the manifest says is so afterwards, what others set beside it stays. `dry`: what would come of it; nothing is changed."""
         kind, meta = kind_of(manifest), manifest["metadata"]
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": MANAGER, "force": "true", "dryRun": "All" if dry else ""}
         path = kind.path(meta.get("namespace"), meta["name"])
         return self._again(lambda: self.call("PATCH", path, query, manifest, content="application/apply-patch+yaml"), Conflict)
 

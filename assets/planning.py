@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from assets.ray_service import strategy
+from assets.ray_service import spent, strategy
 from assets.step import Model, compare_identity
 from infra import costs
 from infra.decisions import Decisions
-from infra.errors import PipelineError, Transient, Withdrawn
+from infra.errors import Permanent, PipelineError, Transient, Withdrawn
 from infra.fitting import judge
 from infra.plan import PARTS, Facts, Headroom, Plan, compare, unchanged
-from infra.platform import Platform, Release
+from infra.platform import CapacityPart, Platform, Release
 from infra.situation import Situation
 from infra.starts import Expected, expected
-from infra.states import Fit, ServiceState
+from infra.states import Capacity, Fit, ServiceState
 from infra.waiting import Progress
 
 T = TypeVar("T")
@@ -28,10 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Money:
-    """USD per hour of what the model has to itself, now and after the rollout. None: not known."""
+    """USD per hour of what the model has to itself, now and after the rollout. None: not known; `why` says of the later of the two what is not."""
 
     before: float | None
     after: float | None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def forecast(model: Model, seen: Situation, release: Release, progress: Progress
     model = replace(model, platform=model.platform.at_once())
     live = seen.live.release if seen.live else None
     plan = unchanged(release, live) if in_step else compare(facts(model, seen, release, rollback=rollback))
-    removes = tuple(state.release for state in seen.others if state.release != release.name) if not in_step else ()
+    removes = removed(seen, release) if not in_step else ()
     return Forecast(plan, fit(model.platform, release, progress), money(model.platform, seen, plan), removes)
 
 
@@ -79,22 +80,41 @@ def facts(model: Model, seen: Situation, release: Release, *, rollback: bool = F
 
 
 def headroom(model: Model, seen: Situation, release: Release, *, rollback: bool = False) -> Headroom:
-    """Whether it fits beside what serves, and what therefore happens: the order of questions is that of the stage ray_service."""
-    nodepool, live, up = model.platform.gpu_nodepool, seen.live, service_of(seen, release)
-    if up and up.ready:
-        return Headroom(True, "it runs already", "none")
+    """Whether it fits beside what serves, and what therefore happens: the order of questions is that of the stages gpu_nodepool and ray_service."""
+    nodepool, up = model.platform.gpu_nodepool, service_of(seen, release)
     try:
-        found = nodepool.room(release)
-        if live is None or live.id == release.id or seen.service is None or not seen.service.computes:
-            dead = tuple(state.release for state in (*seen.others, *([seen.service] if seen.service else [])) if state.phase == "dead")
-            found = found if found.fits or not dead else nodepool.room(release, without=dead)
-            return Headroom(found.fits, found.why, "first" if found.fits else "fail")
-        choice = strategy(release, found, unapproved=not rollback and needs_a_person(model, seen, release))
-        if choice == "recreate" and not (instead := nodepool.room(release, without=(live.release.name,))).fits:
-            return Headroom(False, instead.why, "fail")
+        found = nodepool.observe(release)
+        assert found, "room is always told"
+        if up and up.ready:
+            return Headroom(True, "it runs already", "none", found.changes)
+        made = beside(nodepool, seen, release, found, unapproved=not rollback and needs_a_person(model, seen, release))
+    except Permanent as error:
+        return Headroom(False, ": ".join(filter(None, (error.problem.what, error.problem.why))), "fail")
     except PipelineError as error:
         return Headroom(None, error.problem.what, None)
+    return replace(made, changes=found.changes)
+
+
+def beside(nodepool: CapacityPart, seen: Situation, release: Release, found: Capacity, *, unapproved: bool) -> Headroom:
+    """What of this model goes anyway, since it is neither desired nor live, is no obstacle. Raises what `room` raises."""
+    live, service, strays = seen.live, seen.service, removed(seen, release)
+    rest = tuple(state.release for state in (*([service] if service else []), *seen.others) if state.release != release.name)
+    if not found.fits and not (alone := nodepool.room(release, without=rest) if rest else found).fits:
+        return Headroom(False, alone.why, "fail")
+    found = found if found.fits or not strays else nodepool.room(release, without=strays)
+    if live is None or live.id == release.id or service is None or not service.computes:
+        dead = spent([service] if service else [], release)
+        found = found if found.fits or not dead else nodepool.room(release, without=(*strays, *dead))
+        return Headroom(found.fits, found.why, "first" if found.fits else "fail")
+    choice = strategy(release, found, unapproved=unapproved)
+    if choice == "recreate" and not (instead := nodepool.room(release, without=(*strays, live.release.name))).fits:
+        return Headroom(False, instead.why, "fail")
     return Headroom(found.fits, found.why, choice)  # type: ignore[arg-type]  # the four words of `strategy`
+
+
+def removed(seen: Situation, release: Release) -> tuple[str, ...]:
+    """What a run takes away before it starts anything: neither declared nor live."""
+    return tuple(state.release for state in seen.others if state.release != release.name)
 
 
 def announced(model: str, found: Plan) -> str:
@@ -145,14 +165,19 @@ def fit(platform: Platform, release: Release, progress: Progress) -> Fit:
 
 
 def money(platform: Platform, seen: Situation, found: Plan) -> Money:
-    """Before: as `status` tells it. After: what the release costs as it would run; of one that goes on with other numbers of replicas nobody can tell."""
-    before = costs.per_hour(seen, platform)
-    if found.parts["ray_service"].action == "none":
-        return Money(before, before)
-    if platform.prices is None:
-        return Money(before, None)
-    after = platform.prices.per_hour(found.release)
-    return Money(before, after if found.parts["ray_service"].action != "in_place" or after == 0.0 else None)
+    """Before: as `status` tells it. After: what the release costs as it would run, and beside one that waits for a person what serves until then."""
+    before, prices = costs.per_hour(seen, platform), platform.prices
+    service, switch = (found.parts[name].action for name in ("ray_service", "endpoint"))
+    if prices is None or (service == "none" and not removed(seen, found.release)):
+        return Money(before, before, costs.unknown(seen, platform) if before is None else None)
+    stays = (found.live,) if found.live and service == "new_release" and switch == "none" else ()
+    after = 0.0
+    for release in (found.release, *stays):
+        usd = prices.per_hour(release)
+        if usd is None:
+            return Money(before, None, prices.why(release))
+        after += usd
+    return Money(before, round(after, 6), costs.unknown(seen, platform) if before is None else None)
 
 
 def measured(decisions: Decisions, release: Release) -> Mapping[str, Expected]:
@@ -179,7 +204,7 @@ def markdown(found: Forecast) -> str:
     rows = [f"| {name} | {part.action or 'not known'} | {', '.join(one.field for one in part.edits) or part.why} | {part.expected.median if part.expected else 'never measured'} |" for name, part in found.plan.parts.items()]
     facts = [
         f"outage: {'never measured' if found.plan.outage is None else f'{found.plan.outage:.0f} s'}", f"room: {found.plan.room.why}",
-        f"fits: {found.fit.verdict}, {found.fit.why}", f"USD per hour: {usd(found.money.before)} -> {usd(found.money.after)}",
+        f"fits: {found.fit.verdict}, {found.fit.why}", f"USD per hour: {usd(found.money.before)} -> {usd(found.money.after)}{f' ({found.money.why})' if found.money.why else ''}",
     ]  # fmt: skip
     return "\n".join(["| part | action | what, or why | seconds |", "|---|---|---|---|", *rows, "", *(f"- {fact}" for fact in facts)])
 

@@ -6,7 +6,7 @@ Unchanged    this release is up already: nothing restarts
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -162,11 +162,15 @@ def in_place_of_the_dead(work: Work, release: Release, kept: ExitStack) -> None:
     if found.fits:
         return
     kept.close()
-    left = work.platform.ray_service.running(work.model.name)
-    dead = tuple(state.release for state in left if state.phase == "dead" or (state.phase == "shrunk" and state.release != release.name))
+    dead = spent(work.platform.ray_service.running(work.model.name), release)
     insist(release, kept.enter_context(work.platform.gpu_nodepool.reserve(release, work.progress, without=dead)))
     for name in dead:
         work.platform.ray_service.remove(name, work.progress)
+
+
+def spent(left: Iterable[ServiceState], release: Release) -> tuple[str, ...]:
+    """Which of these go where there is no room beside them: who is dead, or rests for another release."""
+    return tuple(state.release for state in left if state.phase == "dead" or (state.phase == "shrunk" and state.release != release.name))
 
 
 def insist(release: Release, found: Capacity) -> None:

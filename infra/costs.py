@@ -21,6 +21,21 @@ def per_hour(seen: Situation, platform: Platform) -> float | None:
     return round(sum(known), 6) or (_asleep(seen, prices) if seen.asleep and seen.wanted else 0.0)
 
 
+def unknown(seen: Situation, platform: Platform) -> str:
+    """Why `per_hour` is None."""
+    prices = platform.prices
+    if prices is None or seen.service_unknown:
+        return seen.service_unknown or f"nothing is known of prices on {platform.name}"
+    for state in (*([seen.service] if seen.service else []), *seen.others):
+        release = _release(state.release, seen, platform)
+        if release is None:
+            return f"no record tells what {state.release} is"
+        if prices.now(release) is None:
+            return prices.why(release)
+    asleep = prices.why(seen.live.release) if seen.live else ""
+    return asleep or "whether its nodes went when it fell asleep was not written down"
+
+
 def _asleep(seen: Situation, prices: Pricing) -> float | None:
     """Nothing of it runs. Whether its nodes went was written down when it fell asleep; not so by earlier versions."""
     freed = seen.asleep.freed_usd if seen.asleep else None

@@ -19,13 +19,18 @@ from infra.edits import Edit, edits
 from infra.idle import Hold
 from infra.platform import Release
 from infra.starts import Expected
-from infra.states import EndpointState, ServiceState, digest_of
+from infra.states import Difference, EndpointState, ServiceState, digest_of
 
 Action = Literal["none", "in_place", "new_release", "recreate", "create"]
 Strategy = Literal["none", "first", "blue_green", "recreate", "wait", "fail"]
 
 PARTS = ("cluster", "deployment", "model_weights", "image", "gpu_nodepool", "ray_service", "smoke_test", "endpoint")
 """In the order of life."""
+
+BESIDE, AFTER = ("model_weights", "image", "gpu_nodepool"), ("ray_service", "smoke_test", "endpoint")
+"""What is done side by side, and what then one after the other: the time of a rollout is theirs."""
+
+MEASURED = (*BESIDE, *AFTER)
 
 STARTS = ("create", "new_release", "recreate")
 """Actions after which another process answers than before."""
@@ -36,11 +41,13 @@ class Headroom:
     """Whether it fits beside what runs, and what follows. None: that could not be told.
 
     strategy   none: nothing is started; first: nothing of the model serves; fail: the rollout would end without anything begun; else as declared
+    changes    what of machines of our own is made, or changed, first
     """
 
     fits: bool | None
     why: str
     strategy: Strategy | None
+    changes: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,7 @@ class Plan:
     @property
     def expected(self) -> Expected | None:
         """From the launch to the last stage: what is fetched comes side by side, the rest one after the other. None: a part of it was never measured."""
-        beside = [self.parts[name].expected for name in ("model_weights", "image", "gpu_nodepool")]
-        after = [self.parts[name].expected for name in ("ray_service", "smoke_test", "endpoint")]
+        beside, after = ([self.parts[name].expected for name in names] for names in (BESIDE, AFTER))
         known = [one for one in (*beside, *after) if one is not None]
         if len(known) < len(beside) + len(after):
             return None
@@ -149,7 +155,7 @@ def _parts(found: Facts, changed: tuple[Edit, ...]) -> dict[str, Part]:
         "cluster": Part(_there(found.place)), "deployment": Part("none" if found.wanted else "create"),
         "model_weights": _stored(found.weights, found, _of(changed, "revision", "weights", "allow_pickle"), of="manifest"),
         "image": _stored(found.image, found, _of(changed, "image"), of="image"),
-        "gpu_nodepool": Part("none" if found.room.fits is not None else None, why=found.room.why), "ray_service": service,
+        "gpu_nodepool": _machines(found.room), "ray_service": service,
         "smoke_test": _ladder(found, service, changed), "endpoint": _switch(found, service, changed),
     }  # fmt: skip
 
@@ -164,6 +170,15 @@ def _stored(there: bool | None, found: Facts, changed: tuple[Edit, ...], *, of: 
         return Part(_there(there))
     other = found.live is not None and getattr(found.live, of) != getattr(found.release, of)
     return Part("new_release", changed) if other else Part("create")
+
+
+def _machines(room: Headroom) -> Part:
+    """A pool of our own, where one is declared; else nothing is ever made."""
+    if room.fits is None or not room.changes:
+        return Part("none" if room.fits is not None else None, why=room.why)
+    if made := [one for one in room.changes if not one.field]:
+        return Part("create", why=f"{made[0].kind} {made[0].name}")
+    return Part("in_place", tuple(Edit(one.field, one.live, one.declared, "in_place") for one in room.changes))
 
 
 def _service(found: Facts, changed: tuple[Edit, ...]) -> Part:

@@ -316,7 +316,10 @@ class Pricing(Protocol):
     """What a release costs: USD per hour, of what it takes away from others. None: unknown, never a guess. Raises nothing: who shows a price goes on without it."""
 
     def per_hour(self, release: Release) -> float | None:
-        """As it runs; where it does not, as it would."""
+        """As it runs; where it does not, or with other numbers of replicas than it declares, as it would."""
+
+    def why(self, release: Release) -> str:
+        """Why `per_hour` or `now` is None. Empty: neither is."""
 
     def now(self, release: Release) -> float | None:
         """What is there of it at this moment. 0.0: nothing."""

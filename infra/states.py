@@ -65,8 +65,23 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One field that is otherwise than declared. `field` empty: the whole object. None: it is not there, or not to be there."""
+
+    kind: str
+    name: str
+    field: str
+    live: Any
+    declared: Any
+
+
+@dataclass(frozen=True)
 class Capacity:
-    """Whether a release fits, next to what serves already. Bytes and CPUs. `fit`: what the planner said of it alone; None: it was not asked."""
+    """Whether a release fits, next to what serves already. Bytes and CPUs.
+
+    fit        what the planner said of it alone; None: it was not asked
+    changes    of what `observe` found: machines of our own (a pool) that `apply` makes, or their fields, named as declared, that it changes
+    """
 
     fits: bool
     why: str
@@ -74,6 +89,7 @@ class Capacity:
     free: Mapping[str, float]
     changed: bool = False
     fit: Fit | None = None
+    changes: tuple[Difference, ...] = ()
 
     @property
     def data_version(self) -> str:
@@ -271,17 +287,6 @@ class Sent:
 
     document: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One field that is otherwise than declared. `field` empty: the whole object. None: it is not there, or not to be there."""
-
-    kind: str
-    name: str
-    field: str
-    live: Any
-    declared: Any
 
 
 def digest_of(value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import Problem
+from infra.plan import MEASURED
 from llm_pipeline import console, machines
 
 WIDTH = 79
@@ -125,7 +126,8 @@ def _facts(found: dict[str, Any]) -> Iterator[Line]:
         told = f"{word}: {fits['why']}" + (f"; {fits['next']}" if fits["next"] else "")
         yield from _wrapped("planner", told, "bad" if fits["verdict"] == "refused" else "")
     usd = found["usd_per_hour"]
-    yield from _wrapped("USD per hour", f"{_usd(usd['before'])} -> {_usd(usd['after'])}" if usd["before"] != usd["after"] else _usd(usd["after"]), "")
+    told = f"{_usd(usd['before'])} -> {_usd(usd['after'])}" if usd["before"] != usd["after"] else _usd(usd["after"])
+    yield from _wrapped("USD per hour", f"{told}: {usd['why']}" if usd["why"] else told, "")
     if asleep := found["asleep"]:
         bridged = "a client with two retries waits that long" if asleep["bridged"] else "longer than a client with two retries waits"
         yield from _wrapped("asleep", f"{asleep['rung']}; waking takes about {console.ago(asleep['wake_seconds'])}: {bridged}", "quiet" if asleep["bridged"] else "busy")
@@ -133,11 +135,12 @@ def _facts(found: dict[str, Any]) -> Iterator[Line]:
 
 def _takes(found: dict[str, Any]) -> str:
     """What was measured once says nothing of a hundred; what can not be told is not what was never measured."""
-    seconds = found["seconds"]
-    if seconds["median"] is None:
-        return "not known" if any(part["action"] is None for part in found["parts"].values()) else "not known: a part of it was never measured"
-    most = "" if seconds["p95"] == seconds["median"] else f"; 95 of 100 take {console.ago(seconds['p95'])} at most"
-    return f"about {console.ago(seconds['median'])}{most}"
+    seconds, parts = found["seconds"], found["parts"]
+    if seconds["median"] is not None:
+        most = "" if seconds["p95"] == seconds["median"] else f"; 95 of 100 take {console.ago(seconds['p95'])} at most"
+        return f"about {console.ago(seconds['median'])}{most}"
+    new = [name for name in MEASURED if parts[name]["action"] not in (None, "none") and parts[name]["seconds"] is None]
+    return f"not known: {', '.join(new)} {'was' if len(new) == 1 else 'were'} never measured here" if new else "not known: not all of it can be told"
 
 
 def _outage(found: dict[str, Any]) -> str:

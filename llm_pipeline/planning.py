@@ -90,7 +90,7 @@ def empty(model: Model) -> Document:
     unknown: Document = dict.fromkeys(("release", "live", "revision", "outage_s", "room", "asleep", "capacity", "problem"))
     return {
         "model": model.name, "cluster": model.spec.cluster, "result": "unknown", **unknown, "parts": {name: Part(None).as_dict() for name in PARTS},
-        "seconds": planning.seconds(None), "usd_per_hour": {"before": None, "after": None}, "removes": [], "counted": [], "notes": [],
+        "seconds": planning.seconds(None), "usd_per_hour": {"before": None, "after": None, "why": "it was not looked at"}, "removes": [], "counted": [], "notes": [],
         "fits": {"verdict": "unknown", "why": "it was not looked at", "next": None, "hardware": None, "numbers": {}},
     }  # fmt: skip
 

@@ -117,10 +117,11 @@ class Api:
         except failures.Absent:
             return None
 
-    def glance(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """As `get`, asked once: a server that is away is told of within CONNECT_SECONDS."""
+    def glance(self, kind: Kind, name: str, namespace: str | None = None, *, seconds: float | None = None) -> Object | None:
+        """As `get`, asked once: a server that is away is told of within `seconds`; None: within CONNECT_SECONDS."""
+        wait = CONNECT_SECONDS if seconds is None else seconds
         try:
-            with self._raw("GET", kind.path(namespace, name), read=CONNECT_SECONDS) as answer:
+            with self._raw("GET", kind.path(namespace, name), read=wait, connect=wait) as answer:
                 found: Object = json.loads(answer.read())
                 return found
         except failures.Absent:
@@ -185,10 +186,10 @@ class Api:
 
     # ------------------------------------------------ changing
 
-    def apply(self, manifest: Object) -> Object:
-        """Server-side apply in our name: what the manifest says is so afterwards, what others set beside it stays."""
+    def apply(self, manifest: Object, *, dry: bool = False) -> Object:
+        """Server-side apply in our name: what the manifest says is so afterwards, what others set beside it stays. `dry`: what would come of it; nothing is changed."""
         kind, meta = kind_of(manifest), manifest["metadata"]
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": MANAGER, "force": "true", "dryRun": "All" if dry else ""}
         path = kind.path(meta.get("namespace"), meta["name"])
         return self._again(lambda: self.call("PATCH", path, query, manifest, content="application/apply-patch+yaml"), Conflict)
 
@@ -251,7 +252,7 @@ class Api:
 
     def _raw(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content: str = PLAIN, read: float = ANSWER_SECONDS,
-        accept: str = PLAIN,
+        accept: str = PLAIN, connect: float | None = None,
     ) -> failures.Answer:  # fmt: skip
         given = [(key, value) for key, value in (query or {}).items() if value not in (None, "")]
         headers = {"Accept": accept, "Content-Type": content}
@@ -260,7 +261,7 @@ class Api:
             return failures.answered(
                 lambda: client.call_api(
                     path, method, query_params=given, header_params=headers, body=body, auth_settings=["BearerToken"],
-                    _preload_content=False, _request_timeout=(CONNECT_SECONDS, read),
+                    _preload_content=False, _request_timeout=(CONNECT_SECONDS if connect is None else connect, read),
                 ),
                 f"{method} {path}", self.server,
             )  # fmt: skip

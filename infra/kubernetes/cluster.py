@@ -29,6 +29,9 @@ FRESH = 60.0
 PATIENCE = 2.0
 """Seconds in which a connection that breaks at once is tried again."""
 
+LEAST = 0.5
+"""Seconds that an answer gets, also where there is no time left."""
+
 
 class KubernetesCluster:
     """`ClusterPart`."""
@@ -56,9 +59,9 @@ class KubernetesCluster:
         if found.met:
             self._examined = (time.monotonic(), found)
 
-    def checkup(self) -> Checkup:
-        """The same conditions for who asks them side by side, and what else can be told of it."""
-        return Checkup(self._place, self._same)
+    def checkup(self, until: float) -> Checkup:
+        """The same conditions for who asks them side by side, and what else can be told of it. How it is now is asked once, and waited for until then (monotonic)."""
+        return Checkup(self._place, lambda: self._same(until))
 
     def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
         """Checks before it makes anything; then makes the namespace."""
@@ -85,20 +88,20 @@ class KubernetesCluster:
 
     # ------------------------------------------------ private
 
-    def _same(self) -> dict[str, str]:
+    def _same(self, until: float | None = None) -> dict[str, str]:
         """Raises Blocked when it is another cluster than the recorded one."""
-        found = self._identity()
+        found = self._identity(until)
         identity.insist(self._place.cache, self._place.cluster, found)
         return found
 
-    def _identity(self) -> dict[str, str]:
+    def _identity(self, until: float | None) -> dict[str, str]:
         api, began = self._place.api, time.monotonic()
         while True:
             try:
-                system = api.glance(kinds.NAMESPACE, "kube-system")
+                system = api.glance(kinds.NAMESPACE, "kube-system", seconds=max(LEAST, until - began) if until else None)
                 break
             except Busy:
-                if time.monotonic() - began > PATIENCE:
+                if until or time.monotonic() - began > PATIENCE:
                     raise
                 Progress(10).sleep(0.5)
         if system is None:

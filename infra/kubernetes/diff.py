@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.errors import ConfigError
 from infra.kubernetes import kinds
-from infra.kubernetes.api import MANAGER, Object, kind_of
+from infra.kubernetes.api import Object, kind_of
 from infra.kubernetes.endpoint import KubernetesEndpoint
 from infra.kubernetes.namespace import made_by_us
 from infra.kubernetes.place import Place, object_name
@@ -54,11 +54,11 @@ def compared(place: Place, manifest: Object) -> Iterator[Difference]:
     if kind in ONLY_THERE:
         return
     try:
-        made = _dry(place, kind, manifest)
+        made = place.api.apply(manifest, dry=True)
     except ConfigError as error:
         yield Difference(kind.name, meta["name"], "", "can not be changed in place", error.problem.why or error.problem.what)
         return
-    for field, now, then in fields(_shown(live), _shown(made)):
+    for field, now, then in fields(shown(live), shown(made)):
         yield Difference(kind.name, meta["name"], field, now, then)
 
 
@@ -81,18 +81,13 @@ def fields(live: Any, declared: Any, path: str = "") -> Iterator[tuple[str, Any,
         yield path, live, declared
 
 
-# ------------------------------------------------ private
-
-
-def _dry(place: Place, kind: kinds.Kind, manifest: Object) -> Object:
-    meta = manifest["metadata"]
-    query = {"fieldManager": MANAGER, "force": "true", "dryRun": "All"}
-    return place.api.call("PATCH", kind.path(meta.get("namespace"), meta["name"]), query, manifest, content="application/apply-patch+yaml")
-
-
-def _shown(item: Object) -> Object:
+def shown(item: Object) -> Object:
+    """Of an object what somebody wrote: without its state, and what the API server keeps for itself."""
     meta = {key: value for key, value in item["metadata"].items() if key not in BOOKKEEPING}
     return {**{key: value for key, value in item.items() if key not in ("status", "apiVersion", "kind")}, "metadata": meta}
+
+
+# ------------------------------------------------ private
 
 
 def _is_named(value: Any) -> bool:

@@ -29,13 +29,26 @@ NOBODY = ("no endpoints available", "error trying to reach service")
 
 REACH = "look whether the cluster is up and this machine reaches it: kubectl cluster-info"
 
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+"""Of OpenSSL, whatever is wrong with a certificate."""
+
+SERVER = "look at the server of this context in the kubeconfig"
+
 SILENCE = (
-    (("NameResolutionError", "Failed to resolve"), "its name is not known on this machine", "look at the server of this context in the kubeconfig, and whether a VPN is needed"),
+    (("NameResolutionError", "Failed to resolve"), "its name is not known on this machine", f"{SERVER}, and whether a VPN is needed"),
     (
-        ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), "its certificate is not of the authority that the kubeconfig names: it was made anew, or somebody else answers",
+        ("certificate has expired", "certificate is not yet valid"), "its certificate is not valid at this time: it has ended, or a clock is wrong",
+        "compare the clocks (date -u); else have it renewed by whoever runs the cluster",
+    ),
+    (("Hostname mismatch", "IP address mismatch"), "its certificate is of another name than the kubeconfig calls it by", f"{SERVER}: is that a name which the certificate has?"),
+    (
+        (UNTRUSTED,), "its certificate is not of the authority that the kubeconfig names: it was made anew, or somebody else answers",
         "have the kubeconfig written anew by whoever runs the cluster",
     ),
+    (("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"), "what listens there speaks no TLS", f"{SERVER}: another port, or http"),
     (("Connection refused",), "nobody listens there", REACH),
+    (("unreachable", "No route to host"), "there is no way to it from this machine: a network or a VPN that is off", REACH),
+    (("Connection reset", "RemoteDisconnected", "EOF occurred"), "what listens there hangs up: a balancer before a server that is down, or one that expects TLS", REACH),
     (("timed out",), "nothing came back in time: a firewall, a VPN that is off, or a server that hangs", REACH),
 )  # fmt: skip
 """Why there is no answer, as far as the words of the connection tell: the words, the likely cause, what to do."""
@@ -155,7 +168,8 @@ def _guarded(call: Callable[[], T], what: str, server: str) -> T:
 def _silent(error: Exception, what: str, server: str) -> Busy:
     words = f"{type(error).__name__}: {error}"
     likely, following = next(((likely, following) for signs, likely, following in SILENCE if any(sign in words for sign in signs)), ("", REACH))
-    return Busy(f"the API server {server} does not answer", why=f"{f'{likely} ' if likely else ''}({what}: {redact(words)[:300]})", next=following)
+    stands = "is not trusted" if UNTRUSTED in words else "does not answer"
+    return Busy(f"the API server {server} {stands}", why=f"{f'{likely} ' if likely else ''}({what}: {redact(words)[:300]})", next=following)
 
 
 def _status(body: Any) -> dict[str, Any]:

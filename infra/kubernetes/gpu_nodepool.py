@@ -41,8 +41,9 @@ class KubernetesCapacity:
         self._place, self._weights, self._service = place, weights, service
         self._records, self._claims = KubernetesRecords(place), Claim(place)
 
-    def observe(self, release: Release) -> Capacity | None:
-        return self.room(release)
+    def observe(self, release: Release) -> Capacity:
+        """Raises ConfigError where a pool is declared that can not be made here."""
+        return replace(self.room(release), changes=karpenter.pending(self._place) if self._place.block.nodepool is not None else ())
 
     def apply(self, release: Release, progress: Progress) -> Capacity:
         """Raises ConfigError for what can never run here; CapacityError when it does not fit even with all else of its model gone."""

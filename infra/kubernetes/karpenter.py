@@ -8,18 +8,21 @@ moved loads again for minutes. A ceiling has to be declared: without limits a mi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from infra.errors import ConfigError, Timeout
-from infra.kubernetes import kinds
+from infra.kubernetes import diff, kinds
 from infra.kubernetes.api import Object
 from infra.kubernetes.place import CLUSTER, OURS, Place
 from infra.kubernetes.shares import together
-from infra.states import Leftover
+from infra.states import Difference, Leftover
 from infra.waiting import Progress
 
 PART, NAMESPACE = "gpu_nodepool", "llm-pipeline/namespace"
 KEYS = {"requirements", "limits", "nodeClassRef"}
+BLOCK = re.compile(r"^spec\.(?:template\.spec\.)?(?=requirements|limits|nodeClassRef)")
+"""Where in the object those are."""
 
 EMPTY_SECONDS = 600
 """Seconds that a node stays empty before it goes: a release that follows another finds it there."""
@@ -50,13 +53,22 @@ def manifest(place: Place) -> Object:
     return {"apiVersion": kinds.NODE_POOL.api_version, "kind": kinds.NODE_POOL.name, "metadata": {"name": name(place), "labels": labels}, "spec": spec}
 
 
-def ensure(place: Place, progress: Progress) -> bool:
-    """The pool is there as declared, and Karpenter takes it; whether anything was changed."""
+def pending(place: Place) -> tuple[Difference, ...]:
+    """What `ensure` would make (one, without a field) or change (the fields, as the declaration calls them). Raises ConfigError for what can not be a pool here."""
     wanted = manifest(place)
     if not place.api.serves(kinds.NODE_POOL):
         raise ConfigError("the cluster has no Karpenter", why=f"it does not know {kinds.NODE_POOL.api_version} {kinds.NODE_POOL.name}", next="install Karpenter, or remove kubernetes.nodepool: the nodes that are there are used then")
-    before = place.api.get(kinds.NODE_POOL, name(place))
-    after = place.api.apply(wanted)
+    live, made = place.api.get(kinds.NODE_POOL, name(place)), place.api.apply(wanted, dry=True)
+    if live is None:
+        return (Difference(kinds.NODE_POOL.name, name(place), "", None, "is there"),)
+    return tuple(Difference(kinds.NODE_POOL.name, name(place), _declared(path), now, then) for path, now, then in diff.fields(diff.shown(live), diff.shown(made)))
+
+
+def ensure(place: Place, progress: Progress) -> bool:
+    """The pool is there as declared, and Karpenter takes it; whether anything was changed."""
+    due = pending(place)
+    if due:
+        place.api.apply(manifest(place))
     progress.phase("nodepool", name(place))
     last: list[str] = []
 
@@ -71,7 +83,7 @@ def ensure(place: Place, progress: Progress) -> bool:
         place.api.until(kinds.NODE_POOL, None, ready, Progress(min(READY_SECONDS, progress.left), stop=progress.check), fields=f"metadata.name={name(place)}")
     except Timeout as error:
         raise ConfigError(f"Karpenter does not take the pool {name(place)}", why="; ".join(last) or "it says nothing of it: does Karpenter run?", next="correct kubernetes.nodepool: its nodeClassRef, and the values of its requirements") from error
-    return before is None or before["metadata"].get("generation") != after["metadata"].get("generation")
+    return bool(due)
 
 
 def found(place: Place, rate: Callable[[Mapping[str, str]], float | None] = lambda _: None) -> tuple[Leftover, ...]:
@@ -100,3 +112,8 @@ def remove(place: Place, progress: Progress) -> None:
 def marks(place: Place) -> dict[str, str]:
     """Labels of the pool, of its claims and of its nodes."""
     return {**OURS, CLUSTER: place.cluster, NAMESPACE: place.namespace, "llm-pipeline/part": PART}
+
+
+def _declared(path: str) -> str:
+    """A field of the object, by its name in the cluster's YAML where it has one."""
+    return BLOCK.sub("kubernetes.nodepool.", path)

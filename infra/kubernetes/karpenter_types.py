@@ -49,6 +49,19 @@ def cheapest(pool: Mapping[str, Any], pods: Sequence[Wish], types: Sequence[Inst
     return round(best, 6) if best < math.inf else None
 
 
+def unpriced(pool: Mapping[str, Any], types: Sequence[Instance], region: str, labels: Labels) -> str:
+    """Why there is no price, in the same order of questions."""
+    asked: Sequence[Requirement] = pool.get("requirements") or ()
+    if spot(asked):
+        return "kubernetes.nodepool allows more than nodes on demand, and what a spot node costs differs by the hour"
+    if not region:
+        return "kubernetes.nodepool names no region or zone, or several, and the nodes that are there do not tell which"
+    wears = {**labels, **told(types[0]), REGION: region}
+    if open_ := [one["key"] for one in asked if one["key"] not in NEUTRAL and allows(one, wears) is None]:
+        return f"which types meet the requirement {open_[0]} of kubernetes.nodepool is not known here"
+    return f"no type with a known price in {region} that kubernetes.nodepool allows holds its pods"
+
+
 def told(instance: Instance) -> dict[str, str]:
     """The labels by which requirements choose a type: Karpenter's, and those of EKS Auto Mode."""
     family, _, size = instance.name.partition(".")

@@ -14,6 +14,15 @@ from infra.kubernetes import kinds, rayservice_manifest
 from infra.kubernetes.api import Object
 from infra.kubernetes.place import Place
 from infra.kubernetes.pods import PART, Serving
+from infra.platform import Release
+
+
+def workers(release: Release, now: int, *, scaled: bool) -> int:
+    """How many there are after `adjust`: with Ray's autoscaler as many as now, within the bounds; without it all that may be needed; of a plain server the least."""
+    least, most = max(1, release.spec.replicas.min), release.spec.replicas.max
+    if release.spec.engine.kind != "ray":
+        return least
+    return min(max(now, least), most) if scaled else most
 
 
 def adjust(place: Place, serving: Serving, main: Object) -> None:

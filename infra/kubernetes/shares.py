@@ -34,6 +34,14 @@ def machine(labels: Labels) -> tuple[str, str] | None:
     return labels[TYPE], labels[REGION]
 
 
+def unpriced(labels: Labels) -> str:
+    """Why a node with these labels has no price."""
+    how = ", ".join(sorted({labels[key] for key in BOUGHT if key in labels}))
+    if lacks := [key for key in (TYPE, REGION) if not labels.get(key)]:
+        return f"has no label {lacks[0]}"
+    return f"was not bought on demand ({how})" if machine(labels) is None else f"is a {labels[TYPE]} in {labels[REGION]}, whose price is not known"
+
+
 def shares(total: Amounts, pods: Sequence[Amounts]) -> list[float]:
     """Of each of the pods of one node."""
     if total.get("gpus"):

@@ -12,6 +12,9 @@ class LocalPricing:
     def per_hour(self, release: Release) -> float | None:
         return 0.0
 
+    def why(self, release: Release) -> str:
+        return ""
+
     def now(self, release: Release) -> float | None:
         return 0.0
 

@@ -58,5 +58,5 @@ def questions(found: Settings, patience: float) -> Iterator[Question]:
         yield from engine.questions(found, {model: count for name in local for model, count in clusters.gpus_of(declared, name).items()})
     yield from dagster.questions(found, engines=bool(local))
     yield from network.questions(found, declared, patience)
-    yield from clusters.questions(declared)
+    yield from clusters.questions(declared, patience)
     yield from settings.questions(found, declared)

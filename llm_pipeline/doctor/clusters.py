@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,16 +24,17 @@ SILENT = "look whether this machine reaches it (a firewall, a VPN that is off): 
 """What to do about one that does not answer in time."""
 
 
-def questions(declared: Declarations) -> Iterator[Question]:
-    """One for each; what it is asked beyond its identity comes of that answer."""
+def questions(declared: Declarations, seconds: float) -> Iterator[Question]:
+    """One for each; what it is asked beyond its identity comes of that answer, which is waited for as long as this: a little less than for all."""
+    until = time.monotonic() + seconds
     for name in declared.clusters:
         if declared.clusters[name].spec.platform != "local":
-            yield Question(f"cluster {name}", f"cluster {name} identity", partial(look, name, gpus_of(declared, name)), SILENT)
+            yield Question(f"cluster {name}", f"cluster {name} identity", partial(look, name, gpus_of(declared, name), until), SILENT)
 
 
 def lines(seconds: float = 4.0) -> list[Line]:
     """Those of every cluster elsewhere, by themselves."""
-    found = asking.together(tuple(questions(components.declared())), seconds)
+    found = asking.together(tuple(questions(components.declared(), seconds * 0.9)), seconds)
     return [one for one in found if isinstance(one, Line)]
 
 
@@ -41,14 +43,14 @@ def gpus_of(declared: Declarations, cluster: str) -> Mapping[str, int]:
     return {name: found.spec.resources.gpu for name, found in declared.models.items() if found.spec.cluster == cluster and found.spec.resources.gpu}
 
 
-def look(name: str, gpus: Mapping[str, int]) -> Iterator[Found]:
+def look(name: str, gpus: Mapping[str, int], until: float) -> Iterator[Found]:
     """Whether it answers, and is the one that it was; then all else at once."""
     from infra.kubernetes.checkup import TOGETHER
     from infra.kubernetes.cluster import KubernetesCluster
 
     part = components.platform_of(name).cluster
     assert isinstance(part, KubernetesCluster)
-    checkup, group = part.checkup(), f"cluster {name}"
+    checkup, group = part.checkup(until), f"cluster {name}"
     identity = checkup.identity()
     yield line(group, identity)
     if identity.error:

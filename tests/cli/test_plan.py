@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import typer
 
 from infra.errors import ConfigError, Transient
 from infra.planner import Prices
-from infra.states import Fit, Traffic
+from infra.states import Difference, Fit, Traffic
 from llm_pipeline import console, machines, plan_screen, plan_verb
 from tests.assets.clone import Clone
 from tests.cli.screen import Direct, Screen, Terminal, plain, same
@@ -46,7 +47,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on(terminal: Terminal, clon
     assert {name: part["action"] for name, part in found["parts"].items() if part["action"] != "none"} == {"ray_service": "new_release", "smoke_test": "new_release", "endpoint": "in_place"}
     assert found["parts"]["ray_service"]["fields"] == ["engine.max_model_len"]
     assert found["parts"]["ray_service"]["changes"] == [{"field": "engine.max_model_len", "from": 512, "to": 256}]
-    assert found["outage_s"] == 0 and found["usd_per_hour"] == {"before": 0.0, "after": 0.0} and found["fits"]["verdict"] == "fits"
+    assert found["outage_s"] == 0 and found["usd_per_hour"] == {"before": 0.0, "after": 0.0, "why": None} and found["fits"]["verdict"] == "fits"
     assert before == (world.calls, {name: record.version for name, record in world.records.list("demo").items()})
 
 
@@ -115,8 +116,69 @@ def test_price_before_and_after(terminal: Terminal, clone: Clone, world: World, 
     known = terminal("plan", "demo", "--json").document["usd_per_hour"]
     world.usd = None
 
-    assert known == {"before": 1.25, "after": 1.25}
-    assert terminal("plan", "demo", "--json").document["usd_per_hour"] == {"before": None, "after": None}
+    assert known == {"before": 1.25, "after": 1.25, "why": None}
+    assert terminal("plan", "demo", "--json").document["usd_per_hour"] == {"before": None, "after": None, "why": "the price list is silent"}
+
+
+def test_another_number_of_replicas_has_its_price(terminal: Terminal, clone: Clone, world: World, served: str) -> None:
+    """It is done in place; and of a candidate that waits for a person both are paid for until somebody says a word."""
+    world.usd = 1.25
+    clone.declare(replicas={"min": 1, "max": 2})
+    in_place = terminal("plan", "demo", "--json").document
+    clone.declare(updates={"policy": "approve"})
+    world.source["demo"] = "v2"
+
+    assert in_place["parts"]["ray_service"]["action"] == "in_place" and in_place["usd_per_hour"] == {"before": 1.25, "after": 1.25, "why": None}
+    assert terminal("plan", "demo", "--json").document["usd_per_hour"] == {"before": 1.25, "after": 2.5, "why": None}
+
+
+def test_a_pool_of_our_own_is_announced_and_made(terminal: Terminal, world: World) -> None:
+    """Also where nothing else is to do: what serves stays, and the pool gets what was declared."""
+    pool = Difference("NodePool", "llm-pipeline-lab-llm", "", None, "is there")
+    world.machines = (pool,)
+    first, up = terminal("plan", "demo", "--json").document, terminal("up", "demo", "--json").document
+    world.machines = (replace(pool, field="kubernetes.nodepool.limits.cpu", live="8", declared="16"),)
+    edited, changed = terminal("plan", "demo", "--json"), terminal("up", "demo", "--json").document
+
+    assert (first["parts"]["gpu_nodepool"]["action"], first["parts"]["gpu_nodepool"]["why"]) == ("create", "NodePool llm-pipeline-lab-llm") and up["changed"]["gpu_nodepool"]
+    assert edited.code == 10 and {name: part["action"] for name, part in edited.document["parts"].items() if part["action"] != "none"} == {"gpu_nodepool": "in_place"}
+    assert edited.document["parts"]["gpu_nodepool"]["changes"] == [{"field": "kubernetes.nodepool.limits.cpu", "from": "8", "to": "16"}]
+    assert [name for name, done in changed["changed"].items() if done] == ["gpu_nodepool"] and terminal("plan", "demo").code == 0
+
+
+def test_a_pool_that_can_not_be_made_ends_the_rollout_before_it_begins(terminal: Terminal, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the plan says why."""
+
+    def refused(*_: Any) -> None:
+        raise ConfigError("the cluster has no Karpenter", why="it knows no NodePool")
+
+    monkeypatch.setattr(Room, "observe", refused)
+
+    found = terminal("plan", "demo", "--json").document
+
+    assert found["room"] == {"fits": False, "why": "the cluster has no Karpenter: it knows no NodePool", "strategy": "fail"}
+
+
+def test_what_goes_anyway_is_no_obstacle(terminal: Terminal, clone: Clone, world: World, served: str) -> None:
+    """A candidate that was left takes the room that the next one needs: it is removed first, so both stand until the switch."""
+    world.memory, world.source["demo"] = 8, "v2"
+    clone.declare(updates={"policy": "approve"})
+    assert terminal("up", "demo").code == 3
+    clone.declare()
+    world.source["demo"] = "v3"
+
+    planned, done = terminal("plan", "demo", "--json").document, terminal("up", "demo", "--json")
+
+    assert planned["room"]["strategy"] == "blue_green" and len(planned["removes"]) == 1 and planned["outage_s"] == 0
+    assert done.code == 0 and done.document["outage_seconds"] is None
+
+
+def test_a_wait_for_room_that_would_never_come_is_a_failure(terminal: Terminal, clone: Clone, world: World, served: str) -> None:
+    """Alone it would not fit either: the stage gpu_nodepool says so at once, and nobody waits."""
+    clone.declare(release={"without_room": "wait"})
+    world.memory, world.source["demo"] = 3, "v2"
+
+    assert terminal("plan", "demo", "--json").document["room"]["strategy"] == "fail"
 
 
 def test_a_candidate_that_waits_for_a_person_gets_no_traffic_by_itself(terminal: Terminal, clone: Clone, world: World, served: str) -> None:

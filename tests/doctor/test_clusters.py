@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from infra.kubernetes import api, kinds, operator
+from infra.kubernetes import cluster, kinds, operator
 from llm_pipeline import components
 from llm_pipeline.doctor import clusters
 from llm_pipeline.doctor.lines import Line
 from tests.doctor.conftest import SECONDS, Declare, answers
 from tests.doctor.conftest import clocks as clocks_of
+from tests.doubles import unreachable
 from tests.doubles.api_server import ApiServer
 
 DEFAULT = {"storageclass.kubernetes.io/is-default-class": "true"}
@@ -67,7 +68,7 @@ def lab(server: ApiServer, declare: Declare, tmp_path: Path, monkeypatch: pytest
 
 def asked(seconds: float = SECONDS) -> dict[str, Line]:
     """The lines of the cluster `lab`, by the last word."""
-    return {check.removeprefix("cluster lab "): line for check, line in answers(clusters.questions(components.declared()), seconds).items()}
+    return {check.removeprefix("cluster lab "): line for check, line in answers(clusters.questions(components.declared(), SECONDS), seconds).items()}
 
 
 def test_a_cluster_that_has_all_is_told_line_by_line(lab: Any, server: ApiServer) -> None:
@@ -98,18 +99,33 @@ def test_a_server_that_is_not_there(lab: Any, tmp_path: Path) -> None:
     assert list(found) == ["identity"] and found["identity"].state == "fix" and "nobody listens there" in found["identity"].what
 
 
-def test_a_server_that_is_silent_costs_its_own_line_only(lab: Any, declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_silent_costs_its_own_line_only(lab: Any, declare: Declare, tmp_path: Path) -> None:
     """Another cluster is told of meanwhile; and a silence that ends first by a deadline of the connection's own says more."""
-    monkeypatch.setattr(api, "CONNECT_SECONDS", 60.0)
     (tmp_path / "other").mkdir()
     with ApiServer(tmp_path / "other") as other:
         other.deaf = True
         declare("clusters", "silent", {"platform": "kubernetes", "kubernetes": {"kubeconfig": str(other.kubeconfig), "context": "scripted"}})
-        found = answers(clusters.questions(components.declared()), 6)
+        found = answers(clusters.questions(components.declared(), SECONDS), 6)
 
     line = found["cluster silent identity"]
     assert line.state == "fix" and line.what == "no answer within 6.0 s" and "VPN" in str(line.next)
     assert found["cluster lab rights"].state == "ok"
+
+
+def test_each_way_of_not_being_there_is_a_line_of_its_own(declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likely cause and next step, as `plan` and `status` say them; told at once, since whoever asks wants to know how it is now."""
+    monkeypatch.setattr(cluster, "PATIENCE", SECONDS)
+    with unreachable.stand(tmp_path) as made:
+        for name, config in made.items():
+            declare("clusters", name, {"platform": "kubernetes", "kubernetes": {"kubeconfig": str(config), "context": "there"}})
+        found = answers(clusters.questions(components.declared(), 3), SECONDS / 2)
+
+    assert set(found) == {f"cluster {name} identity" for name in unreachable.WHY}
+    for name, (why, following) in unreachable.WHY.items():
+        line = found[f"cluster {name} identity"]
+        assert why in line.what and following in str(line.next) and ("is not trusted" in line.what) == (name in ("stranger", "expired", "misnamed")), line
+        assert line.state == ("missing" if name in ("unbelieved", "forbidden") else "fix") and "a-token-of-nobody" not in f"{line}"
+    assert len([one for one in unreachable.ASKED if "kube-system" in one]) == 3, "whoever takes a request is asked once who it is"
 
 
 def test_a_token_that_is_not_believed(lab: Any, server: ApiServer) -> None:
@@ -231,7 +247,7 @@ def test_a_quota_that_is_used_up(lab: Any, server: ApiServer) -> None:
 def test_its_clock_is_seen_in_passing(lab: Any, server: ApiServer) -> None:
     server.skew = -400
 
-    (seen,) = clocks_of(clusters.questions(components.declared()))
+    (seen,) = clocks_of(clusters.questions(components.declared(), SECONDS))
 
     assert seen.whose == "cluster lab" and round(seen.ahead, -1) == -400
 
@@ -239,7 +255,7 @@ def test_its_clock_is_seen_in_passing(lab: Any, server: ApiServer) -> None:
 def test_a_platform_that_this_version_does_not_have(declare: Declare) -> None:
     declare("clusters", "cloud", {"platform": "aws"})
 
-    found = answers(clusters.questions(components.declared()))
+    found = answers(clusters.questions(components.declared(), SECONDS))
 
     assert found["cluster cloud identity"].state == "missing" and "is not available in this version" in found["cluster cloud identity"].what
 

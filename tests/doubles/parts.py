@@ -96,13 +96,14 @@ class Room:
         self.world = world
 
     def observe(self, spec: Release) -> Capacity | None:
-        return self.room(spec)
+        return replace(self.room(spec), changes=self.world.machines)
 
     def apply(self, spec: Release, progress: Progress) -> Capacity:
         if self.world.room_error:
             raise self.world.room_error
         fit = insisted(self.fits(spec, OUTLINE), spec)
-        return Capacity(fits=True, why="it fits", needs={"memory": 4.0}, free={"memory": 8.0}, fit=fit)
+        changed, self.world.machines = bool(self.world.machines), ()
+        return Capacity(fits=True, why="it fits", needs={"memory": 4.0}, free={"memory": 8.0}, changed=changed, fit=fit)
 
     def delete(self, spec: Release, progress: Progress) -> None:
         self.world.did("room deleted", spec.name)
@@ -401,6 +402,9 @@ class Prices:
 
     def per_hour(self, release: Release) -> float | None:
         return self.world.usd
+
+    def why(self, release: Release) -> str:
+        return "the price list is silent" if self.world.usd is None else ""
 
     def now(self, release: Release) -> float | None:
         return self.world.usd if release.name in self.world.running else 0.0

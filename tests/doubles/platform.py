@@ -19,7 +19,7 @@ from infra.errors import CapacityError, PipelineError
 from infra.idleness import Bucket
 from infra.local.records import LocalRecords
 from infra.platform import Platform, Release, Sharer
-from infra.states import Fit, Held, Leftover, Route, Traffic
+from infra.states import Difference, Fit, Held, Leftover, Route, Traffic
 from tests.doubles.candidates import Servers
 from tests.doubles.engine import Engine
 from tests.doubles.parts import Behaviour, Front, Image, Inventory, Place, Prices, Room, Running, Service, Usage, Weights
@@ -46,6 +46,7 @@ class World:
     sharers         who else uses the store
     spent           what lies in the store beside weights and images
     room_error      raised by the stage gpu_nodepool
+    machines        what of machines of our own is otherwise than declared
     source_error    raised by every look at the source
     weights_errors  raised by the next fetches, one each
     damaged         files that `verify` finds bad, until they are fetched again
@@ -86,6 +87,7 @@ class World:
         self.sharers: tuple[Sharer, ...] = ()
         self.spent: list[Held] = []
         self.room_error: PipelineError | None = None
+        self.machines: tuple[Difference, ...] = ()
         self.source_error: PipelineError | None = None
         self.weights_errors: list[PipelineError] = []
         self.traffic: dict[str, Traffic] = {}

@@ -72,6 +72,28 @@ def test_a_pool_is_made_brings_a_node_and_goes_with_it(space: Any) -> None:
     assert {item["metadata"]["name"] for item in place.api.list(kinds.NODE).items} == before
 
 
+def test_what_a_pool_lacks_is_told_before_it_is_made_or_changed(space: Any) -> None:
+    """By the names of the declaration; then it is done, and nothing is left to do. A look changes nothing."""
+    place: Place = space(nodepool=POOL)
+    other: Place = space(nodepool={**POOL, "limits": {"cpu": "16"}, "requirements": [{**TYPES[0], "values": ["g6e.xlarge", "g6e.2xlarge"]}]})
+    release = wanted(resources={"gpu": 1, "memory": "8Gi"})
+
+    absent = part(place).observe(release).changes
+    nothing = karpenter.found(place)
+    made, same = part(place).apply(release, Progress(280)).changed, part(place).observe(release).changes
+    due = part(other).observe(release).changes
+    unchanged = part(place).observe(release).changes
+    changed, after = part(other).apply(release, Progress(280)).changed, part(other).observe(release).changes
+    part(other).delete(release, Progress(280))
+
+    assert [(one.kind, one.name, one.field, one.live) for one in absent] == [("NodePool", karpenter.name(place), "", None)] and nothing == ()
+    assert (made, same, unchanged) == (True, (), ())
+    assert {one.field: (one.live, one.declared) for one in due} == {
+        "kubernetes.nodepool.limits.cpu": ("8", "16"), "kubernetes.nodepool.requirements[0].values": (["g6e.xlarge"], ["g6e.xlarge", "g6e.2xlarge"]),
+    }  # fmt: skip
+    assert (changed, after) == (True, ())
+
+
 @pytest.mark.parametrize(
     ("block", "said"),
     [
@@ -92,3 +114,5 @@ def test_a_cluster_without_karpenter_says_so(place: Place, places: Any) -> None:
     """Before anything is made."""
     with pytest.raises(ConfigError, match="has no Karpenter"):
         part(places(nodepool=POOL)).apply(wanted(), Progress(120))
+    with pytest.raises(ConfigError, match="has no Karpenter"):
+        part(places(nodepool=POOL)).observe(wanted())

@@ -10,10 +10,11 @@ import pytest
 
 from infra import kubernetes
 from infra.errors import Transient
-from infra.kubernetes import karpenter, kinds, nodes
+from infra.kubernetes import karpenter, kinds, nodes, replicas
 from infra.kubernetes.place import Place
 from infra.kubernetes.prices import KubernetesPricing
 from infra.kubernetes.shares import REGION, TYPE
+from infra.platform import Release
 from infra.specs import ClusterSpec
 from infra.waiting import Progress
 from tests.kubernetes.fixtures import Places
@@ -66,16 +67,51 @@ def test_a_release_costs_the_share_of_its_nodes(place: Place, node: Make) -> Non
     assert prices.now(mine) == pytest.approx(4.6016)
 
 
-@pytest.mark.parametrize("labels", [{REGION: "us-east-1", "karpenter.sh/capacity-type": "spot"}, {}, {REGION: "eu-north-1"}])
-def test_a_node_without_a_price_makes_it_unknown(place: Place, node: Make, labels: dict[str, str]) -> None:
-    """Spot; a node that does not say where it is; a region without prices. Half of a sum is none."""
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [({REGION: "us-east-1", "karpenter.sh/capacity-type": "spot"}, "was not bought on demand (spot)"), ({}, f"has no label {REGION}"), ({REGION: "eu-north-1"}, "is a g6.12xlarge in eu-north-1, whose price is not known")],
+)
+def test_a_node_without_a_price_makes_it_unknown(place: Place, node: Make, labels: dict[str, str], why: str) -> None:
+    """Spot; a node that does not say where it is; a region without prices. Half of a sum is none, and it is said which half."""
     mine = wanted("mine", resources={"gpu": 1})
     pod(place, "known", mine, node(**ON_DEMAND))
-    known = KubernetesPricing(place).now(mine)
-    pod(place, "unknown", mine, node(**labels))
+    known, silent = KubernetesPricing(place).now(mine), KubernetesPricing(place).why(mine)
+    there = node(**labels)
+    pod(place, "unknown", mine, there)
 
+    assert silent == "" and f"its node {there} {why}" in KubernetesPricing(place).why(mine)
     assert known == pytest.approx(1.1504)
     assert KubernetesPricing(place).now(mine) is None and KubernetesPricing(place).per_hour(mine) is None
+
+
+def test_other_numbers_of_replicas_have_the_price_that_they_will_have(places: Places, node: Make) -> None:
+    """What comes goes where it could; what goes was paid for; where those differ nobody knows which of them goes."""
+    there = node(**ON_DEMAND)
+    prices, place = KubernetesPricing(places(node_selector={"t-pool": there})), places()
+
+    def many(count: int) -> Release:
+        return wanted("mine", resources={"gpu": 1}, replicas={"min": count, "max": count})
+
+    pod(place, "one", many(1), there)
+    one = [prices.per_hour(many(count)) for count in (1, 2, 3)]
+    pod(place, "two", many(1), there)
+    two = [prices.per_hour(many(count)) for count in (1, 2, 3)]
+    pod(place, "three", many(1), node("g6.2xlarge", **ON_DEMAND))
+
+    assert one == two == [pytest.approx(1.1504 * count) for count in (1, 2, 3)]
+    assert prices.per_hour(many(3)) == pytest.approx(2 * 1.1504 + 0.9776)
+    assert prices.per_hour(many(2)) is None and "do not cost the same" in prices.why(many(2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scaled", "now", "bounds", "then"),
+    [("vllm", False, 1, (2, 3), 2), ("ray", False, 1, (1, 3), 3), ("ray", True, 2, (1, 3), 2), ("ray", True, 1, (2, 3), 2), ("ray", True, 3, (1, 2), 2)],
+)
+def test_how_many_workers_an_edit_leaves(kind: str, scaled: bool, now: int, bounds: tuple[int, int], then: int) -> None:
+    """Ray's autoscaler keeps what it chose, within the bounds; without it all that may be needed are there."""
+    release = wanted(engine={"kind": kind}, replicas={"min": bounds[0], "max": bounds[1]})
+
+    assert replicas.workers(release, now, scaled=scaled) == then
 
 
 def test_what_does_not_run_has_the_price_of_what_it_would_need(places: Places, node: Make) -> None:
@@ -85,7 +121,7 @@ def test_what_does_not_run_has_the_price_of_what_it_would_need(places: Places, n
     here = {"node_selector": {"t-pool": there}}
 
     assert KubernetesPricing(places(**here)).per_hour(mine) == pytest.approx(4.6016 / 4)
-    assert KubernetesPricing(places(**here)).per_hour(large) is None
+    assert KubernetesPricing(places(**here)).per_hour(large) is None and "with only 4 GPUs" in KubernetesPricing(places(**here)).why(large)
     zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["us-east-1a"]}
     pool = {**POOL, "requirements": [*POOL["requirements"], zone]}  # type: ignore[misc]
     assert KubernetesPricing(places(nodepool=pool)).per_hour(mine) == 0.9776

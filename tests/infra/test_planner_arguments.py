@@ -64,6 +64,7 @@ def test_a_quantisation_that_the_engine_has_not_is_refused(method: str) -> None:
     made, strange = (plan(model("llama_3_1_8b", quantization_config={"quant_method": name}), gpu("L40S"), told(), files=files) for name in (method, "quark"))
 
     assert (made.because, method in made.why) == ("quantisation", True)
+    assert plan(model("llama_3_1_8b", quantization_config={"quant_method": method}), gpu("L40S"), told()).weights is None
     assert strange.fits
 
 
@@ -72,11 +73,11 @@ def test_groups_of_quantised_numbers_are_not_split() -> None:
     awq, fp8 = {"quant_method": "awq", "bits": 4, "group_size": 128}, {"quant_method": "fp8", "weight_block_size": [128, 128]}
     verdicts = [
         plan(model("llama_3_1_70b", intermediate_size=29_568, quantization_config=kind), gpu("H200"), told(tensor_parallel_size=count)).because
-        for kind, count in ((awq, 1), (awq, 8), (awq | {"group_size": 32}, 2), (awq | {"group_size": -1}, 8), (fp8, 1), (fp8, 8), ({"quant_method": "fp8"}, 8))
+        for kind, count in ((awq, 1), (awq, 8), (awq | {"group_size": 32}, 2), (awq | {"group_size": -1}, 8), (awq | {"group_size": 256}, 1), (fp8, 1), (fp8, 8), ({"quant_method": "fp8"}, 8))
     ]
 
-    assert verdicts == ["", "heads", "", "", "", "heads", ""]
-    assert plan(model("qwen3_30b_a3b", quantization_config=awq), gpu("H200"), told(tensor_parallel_size=4)).fits
+    assert verdicts == ["", "heads", "", "", "", "", "heads", ""]
+    assert plan(model("qwen3_30b_a3b", quantization_config=awq, intermediate_size=6208), gpu("H200"), told(tensor_parallel_size=4)).fits
     assert plan(model("qwen3_30b_a3b", moe_intermediate_size=770), gpu("H200"), told(tensor_parallel_size=4)).because == "heads"
     assert plan(model("qwen3_30b_a3b", moe_intermediate_size=770), gpu("H200"), told(tensor_parallel_size=4, enable_expert_parallel=True)).fits
 
@@ -88,6 +89,7 @@ def test_batches_without_chunks_hold_a_whole_sequence() -> None:
     assert told(**whole).batch(gpu("L4"), 8192) == 8192
     assert told(**whole).batch(gpu("L4"), 512) == 2048
     assert plan(model("llama_3_1_8b"), gpu("L40S"), told(enable_chunked_prefill=False, max_num_batched_tokens=8192)).fits
+    assert plan(model("llama_3_1_8b"), gpu("L40S"), told(max_num_batched_tokens=16, max_num_seqs=16)).fits
 
 
 def test_a_family_that_was_never_compared_is_named() -> None:

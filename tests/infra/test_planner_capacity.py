@@ -110,6 +110,7 @@ def test_replicas_share_an_instance_before_another_one_is_taken() -> None:
     assert counts["g6.2xlarge"] == 8
     assert counts["g6.48xlarge"] == 1
     assert counts["g6.12xlarge"] == 2
+    assert {one.instance: one.count for one in choose(Wish(model("llama_3_1_8b"), told(), replicas=9), TODAY).candidates}["g6.48xlarge"] == 2
     assert choice.candidates[0].usd == pytest.approx(8 * 0.9776)
 
 

@@ -49,6 +49,14 @@ def test_the_space_always_holds_every_sequence(length: int, sequences: int) -> N
     assert blocks.margin(cache_space(shape, told), sequences) >= 0
 
 
+def test_blocks_are_those_of_the_engine_on_cpus() -> None:
+    """128 tokens; 16 for latent attention."""
+    plain, latent = (cache_space(model(name), Arguments(max_model_len=8192, max_num_seqs=2)) for name in ("llama_3_1_8b", "deepseek_v2_lite"))
+
+    assert plain == (2 * 64 + 1) * 128 * 131_072
+    assert latent == (2 * 512 + 1) * 16 * 27 * 576 * 2
+
+
 def test_an_explicit_space_wins_and_is_refused_when_it_holds_no_sequence() -> None:
     """Before the engine says it."""
     shape = model("llama_3_1_8b")

@@ -27,6 +27,19 @@ def test_the_parameters_are_the_published_ones(name: str) -> None:
     assert found.total == facts(name)["_parameters"]
 
 
+@pytest.mark.parametrize(("step", "dense", "layers"), [(1, [], 8), (2, [], 4), (2, [3], 3), (3, [], 2)])
+def test_layers_with_experts_are_counted_as_the_family_counts(step: int, dense: list[int], layers: int) -> None:
+    """Qwen's every second layer is the second, not the first; and some are dense because config.json says so. With 2 and [3] the engine's modules have 34,101,760."""
+    shape = read_architecture({
+        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 1024,
+        "vocab_size": 4096, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "decoder_sparse_step": step, "mlp_only_layers": dense,
+    })  # fmt: skip
+    found = count_parameters(shape)
+
+    assert shape.experts is not None and shape.experts.layers == layers
+    assert found is not None and (found.total == 34_101_760) == (layers == 3)
+
+
 @pytest.mark.parametrize(("name", "token", "whole"), [("held_out_mistral_nemo", 40 * 2 * 8 * 128 * 2, 22.81), ("held_out_qwen2_5_14b", 48 * 2 * 8 * 128 * 2, 27.51)])
 def test_the_two_that_were_held_out_are_planned_right(name: str, token: int, whole: float) -> None:
     """No formula was made with them: GiB in 16 bits by their published counts, bytes per token by layers, heads and head size of their cards."""
@@ -59,6 +72,8 @@ def test_the_bytes_are_those_of_the_index(name: str) -> None:
         ({"quant_method": "mxfp4"}, 4.25),
         ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}}, 8),
         ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}}, 4.15625),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}}}, 4.5),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}}}, 4.25),
     ],
 )
 def test_quantised_matrices_take_so_many_bits_and_embeddings_stay(quantised: dict[str, Any], bits: float) -> None:
@@ -198,6 +213,7 @@ def test_what_is_not_computed_is_said(changed: dict[str, Any], said: str) -> Non
         ({"sliding_window": 4096, "model_type": "cohere2", "sliding_window_pattern": 4}, 24),
         ({"sliding_window": 4096, "model_type": "olmo3"}, 24),
         ({"sliding_window": 4096, "model_type": "gemma2"}, 16),
+        ({"sliding_window": 4096, "model_type": "gemma2", "num_hidden_layers": 25}, 13),
     ],
 )
 def test_layers_with_a_window_are_counted(config: dict[str, Any], sliding: int) -> None:

@@ -92,6 +92,8 @@ def status(found: dict[str, Any]) -> None:
         console.following(f"llm-pipeline chat {serving}")
     elif sleeping := next((row["model"] for row in found["models"] if row["state"] == "asleep"), None):
         console.following(f"llm-pipeline wake {sleeping}")
+    elif starting := next((row["model"] for row in found["models"] if row["state"] == "starting"), None):
+        console.following(f"llm-pipeline status {starting} --watch")
     else:
         console.following("llm-pipeline up")
 

@@ -16,6 +16,7 @@ import json
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -334,6 +335,7 @@ def _client(path: str, context: str) -> Any:
     """The client for one context of a kubeconfig. ConfigError for what can not be read, and for a context that is not there."""
     from kubernetes import config
     from kubernetes.config.config_exception import ConfigException
+    from urllib3.exceptions import InsecureRequestWarning
 
     try:
         known = kubeconfig.names(path)
@@ -345,6 +347,8 @@ def _client(path: str, context: str) -> Any:
         client = config.new_client_from_config(config_file=path, context=context)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} can not be used", why=f"{type(error).__name__}: {error}", next=f"kubectl --kubeconfig {path} config view") from error
+    if not client.configuration.verify_ssl:
+        warnings.simplefilter("ignore", InsecureRequestWarning)  # the kubeconfig says so: three lines at each request tell nobody anything
     client.user_agent = MANAGER  # as a header of a request the client's own would win
     client.configuration.retries = False
     client.rest_client.pool_manager.connection_pool_kw["retries"] = False

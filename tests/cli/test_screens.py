@@ -11,7 +11,7 @@ from rich.console import Console
 from infra.documents import Asleep
 from infra.errors import Transient
 from infra.states import Leftover
-from llm_pipeline import console, doctor
+from llm_pipeline import console, doctor, views
 from llm_pipeline.doctor import Line
 from tests.assets.clone import Clone
 from tests.cli.screen import Terminal, plain, same
@@ -43,6 +43,14 @@ def test_status_of_all_states(terminal: Terminal, clone: Clone, world: World) ->
 
     assert screen.code == 1
     same("status", plain(screen.out + screen.err))
+
+
+def test_status_of_a_start_leads_to_watching_it(terminal: Terminal, clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another `up` would do nothing for it."""
+    clone.declare()
+    monkeypatch.setattr(views, "state_of", lambda _: ("starting", None))
+
+    assert "Next: llm-pipeline status demo --watch" in terminal("status").out
 
 
 def test_status_when_all_is_well(terminal: Terminal, clone: Clone, world: World) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from urllib3.exceptions import InsecureRequestWarning
 
 from infra.errors import ConfigError, Conflict, Denied, Timeout
 from infra.kubernetes import kinds
@@ -53,6 +55,24 @@ def test_a_context_that_is_not_there_is_refused_with_those_that_are(lab: Lab) ->
         Api.open(str(lab.kubeconfig), "typo")
 
     assert lab.context in str(told.value.problem.why)
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_who_skips_the_check_of_certificates_is_not_told_so_at_each_request(tmp_path: Path, *, skipped: bool) -> None:
+    """The kubeconfig says it; screens stay as they are. No warning is silenced for anybody else."""
+    cluster = {"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": skipped}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump({
+        "clusters": [{"name": "lab", "cluster": cluster}], "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "me"}}],
+        "users": [{"name": "me", "user": {"token": "t"}}],
+    }))  # fmt: skip
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Api.open(str(kubeconfig), "lab"):
+            warnings.warn("unverified", InsecureRequestWarning, stacklevel=1)
+
+    assert len(told) == (0 if skipped else 1)
 
 
 def test_what_others_set_beside_stays_when_we_apply_again(lab: Lab, place: Place) -> None:

@@ -436,7 +436,7 @@ def test_what_can_not_be_told_is_not_called_unmeasured(terminal: Terminal, clone
     found = terminal("plan", "demo", "--json").document
     found["parts"]["ray_service"]["action"] = None
 
-    assert "takes          not known" in [text for text, _ in plan_screen.lines(found)]
+    assert "takes          not known: not all of it can be told" in [text for text, _ in plan_screen.lines(found)]
 
 
 def test_a_revision_is_told_as_history_tells_it() -> None:

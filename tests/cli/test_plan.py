@@ -434,6 +434,7 @@ def test_one_measurement_is_not_told_as_if_it_were_a_hundred(terminal: Terminal,
 def test_what_can_not_be_told_is_not_called_unmeasured(terminal: Terminal, clone: Clone) -> None:
     """A service that does not answer was measured often enough."""
     found = terminal("plan", "demo", "--json").document
+    found["parts"] = {name: {**part, "seconds": 1.0} for name, part in found["parts"].items()}
     found["parts"]["ray_service"]["action"] = None
 
     assert "takes          not known: not all of it can be told" in [text for text, _ in plan_screen.lines(found)]

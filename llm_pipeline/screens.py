@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from infra import settings
 from infra.errors import Problem
 from llm_pipeline import chat, console, doctor, manifests, views
 from llm_pipeline.actions import Outcome
@@ -177,7 +178,7 @@ def taken_down(report: dict[str, Any], targets: list[str], *, as_json: bool) -> 
     else:
         console.line(f"{', '.join(targets)}: down, nothing left" if not report["left"] else f"{len(report['left'])} things are left", "bad" if report["left"] else "good")
     rows = [("removed", f"{r['part']} {r['id']}") for r in report["removed"]] + [("left", f"{r['part']} {r['id']}") for r in report["left"]]
-    rows += [("kept", f"{r['what']} ({console.size(r['bytes'])})") for r in report["kept"]]
+    rows += [("kept", f"{r['what'].replace(f'{settings.ROOT}/', '')} ({console.size(r['bytes'])})") for r in report["kept"]]
     console.table(rows, styles=("quiet",)) if rows else None
     console.following("llm-pipeline leftovers --delete" if report["left"] else "llm-pipeline up")
 

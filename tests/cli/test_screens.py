@@ -8,10 +8,11 @@ import re
 import pytest
 from rich.console import Console
 
+from infra import settings
 from infra.documents import Asleep
 from infra.errors import Transient
 from infra.states import Leftover
-from llm_pipeline import console, doctor, views
+from llm_pipeline import console, doctor, screens, views
 from llm_pipeline.doctor import Line
 from tests.assets.clone import Clone
 from tests.cli.screen import Terminal, plain, same
@@ -142,6 +143,15 @@ def test_down(terminal: Terminal, clone: Clone) -> None:
 
     assert screen.code == 0
     same("down", plain(screen.out))
+
+
+def test_down_tells_folders_of_the_clone_from_its_root(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `doctor` and the README do: a long way to the clone would fill the line. What lies elsewhere is told whole."""
+    kept = [{"what": f"image {settings.ROOT}/.llm-pipeline/cache/images", "bytes": 10}, {"what": "image /srv/images", "bytes": 10}]
+
+    screens.taken_down({"removed": [], "left": [], "kept": kept}, ["local"], as_json=False)
+
+    assert [line.split()[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("kept")] == [["image", ".llm-pipeline/cache/images"], ["image", "/srv/images"]]
 
 
 def test_down_of_nothing(terminal: Terminal) -> None:

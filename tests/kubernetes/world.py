@@ -29,7 +29,7 @@ from infra.decisions import Decisions
 from infra.errors import PipelineError
 from infra.kubernetes import kinds, startup, weights_run
 from infra.platform import Release
-from llm_pipeline import actions, automation, components, jobs, runs
+from llm_pipeline import actions, automation, components, jobs, planning, runs
 from tests.doubles.model import lay_model
 from tests.kubernetes.between import OBJECT, Middle, Strike
 from tests.kubernetes.lab import REAL, Lab
@@ -51,9 +51,9 @@ class Point:
 
 
 def point_of(method: str, path: str, body: bytes) -> str | None:
-    """What changes something, in words that are the same in each run. None: questions, reviews, and renewals of locks, which come when they come."""
+    """What changes something, in words that are the same in each run. None: questions, reviews, dry runs, and renewals of locks, which come when they come."""
     found = OBJECT.match(path.partition("?")[0])
-    if method == "GET" or not found or found["plural"].startswith("selfsubject"):
+    if method == "GET" or not found or found["plural"].startswith("selfsubject") or "dryRun=All" in path:
         return None
     plural, name, rest = found["plural"], found["name"] or "", found["rest"] or ""
     if rest.startswith("proxy"):
@@ -118,11 +118,19 @@ class World:
         shutil.copytree(empty_storage(), folder / ".dagster")
         block = {"kubeconfig": str(middle.kubeconfig), "context": "between", "namespace": self.namespace, "kuberay": "existing", "pod_annotations": REAL, **more(self.namespace)}
         self._declare("clusters", "lab", {"platform": "kubernetes", "kubernetes": block, "endpoint": {"image": HAPROXY, "replicas": 1}})
-        self._declare("models", "demo", {**DEMO, "cluster": "lab", "image": IMAGE, **model})
+        self.declare(**model)
         lay_model(folder / "assets" / "models" / "demo" / "weights")
         self.straight: Far = far(lab.place(folder / "straight", self.namespace, real=True), folder / "straight", **more(self.namespace))
 
     # ------------------------------------------------ what a person does
+
+    def declare(self, **model: Any) -> None:
+        """The model's YAML, with these keys in place of others."""
+        self._declare("models", "demo", {**DEMO, "cluster": "lab", "image": IMAGE, **model})
+
+    def plan(self) -> Done:
+        """Its document."""
+        return self.do(lambda dagster: next(planning.plans(["demo"], dagster)))
 
     def up(self, **strike: Any) -> Done:
         return self.do(lambda dagster: actions.up(dagster, ["demo"], ignore, timeout=PATIENCE)[0].as_dict(), **strike)
@@ -200,6 +208,6 @@ class World:
 
     def _declare(self, kind: str, name: str, attributes: dict[str, Any]) -> None:
         folder = self.root / "assets" / kind / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         word = {"models": "Model", "clusters": "Cluster"}[kind]
         (folder / "defs.yaml").write_text(yaml.safe_dump({"type": f"llm_pipeline.components.{word}", "attributes": attributes}))

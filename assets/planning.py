@@ -20,7 +20,7 @@ from infra.plan import PARTS, Facts, Headroom, Plan, compare, unchanged
 from infra.platform import CapacityPart, Platform, Release
 from infra.situation import Situation
 from infra.starts import Expected, expected
-from infra.states import Capacity, Fit, ServiceState
+from infra.states import Capacity, Difference, Fit, ServiceState
 from infra.waiting import Progress
 
 T = TypeVar("T")
@@ -70,8 +70,9 @@ def facts(model: Model, seen: Situation, release: Release, *, rollback: bool = F
     """What every part of the platform says of this release."""
     platform, decisions = model.platform, Decisions(model.platform.records, model.name)
     live = seen.live.release if seen.live else None
+    place, installs = there(model)
     return Facts(
-        place=there(model), wanted=seen.wanted, release=release, live=live, accepted=seen.live.accepted_spec if seen.live else None,
+        place=place, installs=installs, wanted=seen.wanted, release=release, live=live, accepted=seen.live.accepted_spec if seen.live else None,
         weights=told(lambda: platform.model_weights.observe(release) is not None), image=told(lambda: platform.image.observe(release) is not None),
         service=service_of(seen, release), endpoint=seen.endpoint, hold=model.spec.idle.hold, room=headroom(model, seen, release, rollback=rollback),
         unknown=seen.service_unknown, unrouted=seen.endpoint_unknown, person=not rollback and needs_a_person(model, seen, release),
@@ -136,17 +137,17 @@ def needs_a_person(model: Model, seen: Situation, release: Release) -> bool:
     return not (seen.approval and seen.approval.release == release.id and seen.approval.verdict == "approved")
 
 
-def there(model: Model) -> bool | None:
-    """Whether the cluster is what was recorded. Raises Blocked where it is another place; None: it can not be told."""
+def there(model: Model) -> tuple[bool | None, tuple[Difference, ...]]:
+    """Whether the cluster is what was recorded, and what it lacks and gets. Raises Blocked where it is another place; None: it can not be told."""
     recorded = model.platform.records.get(model.spec.cluster, "identity")
     if recorded is None:
-        return False
+        return False, ()
     try:
         found = model.platform.cluster.observe(model.cluster)
+        compare_identity(model.spec.cluster, recorded.value.get("identity", {}), found)
+        return True, model.platform.cluster.pending(model.cluster)
     except Transient:
-        return None
-    compare_identity(model.spec.cluster, recorded.value.get("identity", {}), found)
-    return True
+        return None, ()
 
 
 def service_of(seen: Situation, release: Release) -> ServiceState | None:

@@ -54,7 +54,7 @@ class Headroom:
 class Facts:
     """What was observed. None, and a text in `unknown`: it could not be told.
 
-    place      the cluster is recorded, and is there
+    place      the cluster is recorded, and is there; `installs`: what it lacks and gets
     wanted     somebody wants the model already
     accepted   hash of the rules that the live release was accepted by
     weights    they lie where the engine reads them; `image`: it is ready
@@ -79,6 +79,7 @@ class Facts:
     unrouted: str = ""
     person: bool = False
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    installs: tuple[Difference, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -152,12 +153,17 @@ def unchanged(release: Release, live: Release | None) -> Plan:
 def _parts(found: Facts, changed: tuple[Edit, ...]) -> dict[str, Part]:
     service = _service(found, changed)
     return {
-        "cluster": Part(_there(found.place)), "deployment": Part("none" if found.wanted else "create"),
+        "cluster": _cluster(found), "deployment": Part("none" if found.wanted else "create"),
         "model_weights": _stored(found.weights, found, _of(changed, "revision", "weights", "allow_pickle"), of="manifest"),
         "image": _stored(found.image, found, _of(changed, "image"), of="image"),
         "gpu_nodepool": _machines(found.room), "ray_service": service,
         "smoke_test": _ladder(found, service, changed), "endpoint": _switch(found, service, changed),
     }  # fmt: skip
+
+
+def _cluster(found: Facts) -> Part:
+    """What is installed in one that is there changes it in place."""
+    return Part("in_place", _fields(found.installs)) if found.place and found.installs else Part(_there(found.place))
 
 
 def _there(there: bool | None) -> Action | None:
@@ -178,7 +184,11 @@ def _machines(room: Headroom) -> Part:
         return Part("none" if room.fits is not None else None, why=room.why)
     if made := [one for one in room.changes if not one.field]:
         return Part("create", why=f"{made[0].kind} {made[0].name}")
-    return Part("in_place", tuple(Edit(one.field, one.live, one.declared, "in_place") for one in room.changes))
+    return Part("in_place", _fields(room.changes))
+
+
+def _fields(changes: Iterable[Difference]) -> tuple[Edit, ...]:
+    return tuple(Edit(one.field, one.live, one.declared, "in_place") for one in changes)
 
 
 def _service(found: Facts, changed: tuple[Edit, ...]) -> Part:

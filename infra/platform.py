@@ -124,6 +124,9 @@ class ClusterPart(Part[ClusterSpec, ClusterState], Protocol):
     def examine(self, spec: ClusterSpec) -> Iterator[Condition]:
         """Each condition in turn, up to the first that forbids `apply`. Changes nothing. Raises Transient when it cannot tell."""
 
+    def pending(self, spec: ClusterSpec) -> tuple[Difference, ...]:
+        """What `apply` would install in a cluster that is there. Changes nothing. Raises Transient when it cannot tell."""
+
 
 class WeightsPart(Part[Release, WeightsState], Protocol):
     """`model_weights`."""

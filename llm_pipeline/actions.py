@@ -371,16 +371,17 @@ def _would_be(model: Model, source: Any, verdict: policy.Admission, seen: Situat
 
 
 def _in_step(model: Model, seen: Situation, release: Release | None) -> bool:
-    """Wanted, serving what should serve, with the rules, the replicas, what the router holds and a pool of our own as declared now."""
+    """Wanted, serving what should serve, with the rules, the replicas, what the router holds, and what of the cluster is of our own as declared now."""
     if not (seen.wanted and seen.serves and release and seen.live and seen.live.id == release.id) or seen.others:
         return False
     rules = digest_of(release.spec.acceptance.model_dump(mode="json"))
     same_place = seen.service is None or seen.service.in_place in ("", release.in_place)
     same_hold = seen.endpoint is None or seen.endpoint.hold in (None, model.spec.idle.hold)
-    return seen.live.accepted_spec == rules and same_place and same_hold and not _machines_differ(model.platform, release)
+    return seen.live.accepted_spec == rules and same_place and same_hold and not _lacks(model, release)
 
 
-def _machines_differ(platform: Platform, release: Release) -> bool:
-    """As far as it can be told. Raises ConfigError for a pool that can not be made there."""
-    found = planning.told(lambda: platform.gpu_nodepool.observe(release))
-    return bool(found and found.changes)
+def _lacks(model: Model, release: Release) -> bool:
+    """Whether its cluster is to get something, such as an operator or a pool; as far as it can be told. Raises ConfigError for a pool that can not be made there."""
+    installs = planning.told(lambda: model.platform.cluster.pending(model.cluster))
+    machines = planning.told(lambda: model.platform.gpu_nodepool.observe(release))
+    return bool(installs or (machines and machines.changes))

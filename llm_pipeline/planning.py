@@ -100,10 +100,10 @@ def known(model: Model) -> Document:
     try:
         here = model.platform.at_once()
         seen = look(here, model.name, model.spec, model.base)
-        place, wanted = planning.there(model), Decisions(here.records, model.name).wanted
+        (place, installs), wanted = planning.there(model), Decisions(here.records, model.name).wanted
     except PipelineError:
         return {}
     parts = {name: Part(None) for name in PARTS} | {"deployment": Part("none" if wanted else "create")}
     if place is not None:
-        parts["cluster"] = Part("none" if place else "create")
+        parts["cluster"] = Part("in_place" if installs else "none" if place else "create")
     return {"live": seen.live.id if seen.live else None, "asleep": views.asleep_of(seen), "parts": {name: part.as_dict() for name, part in parts.items()}}

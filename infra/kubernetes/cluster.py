@@ -20,7 +20,7 @@ from infra.kubernetes.failures import Busy
 from infra.kubernetes.place import Place
 from infra.kubernetes.service_endpoint import ServiceEndpoint
 from infra.specs import ClusterSpec
-from infra.states import ClusterState, Condition
+from infra.states import ClusterState, Condition, Difference
 from infra.waiting import Progress
 
 FRESH = 60.0
@@ -58,6 +58,10 @@ class KubernetesCluster:
         yield from found
         if found.met:
             self._examined = (time.monotonic(), found)
+
+    def pending(self, spec: ClusterSpec) -> tuple[Difference, ...]:
+        """An operator of ours, where the declaration has one. Of a namespace that went, as of all else, `observe` tells."""
+        return kuberay.pending(self._place)
 
     def checkup(self, until: float) -> Checkup:
         """The same conditions for who asks them side by side, and what else can be told of it. How it is now is asked once, and waited for until then (monotonic)."""

@@ -15,6 +15,7 @@ from infra.kubernetes import kinds, operator
 from infra.kubernetes.api import Api, Object
 from infra.kubernetes.place import OURS, Place
 from infra.kubernetes.removal import gone
+from infra.states import Difference
 from infra.waiting import Progress
 
 DEFINITION = "rayservices.ray.io"
@@ -63,13 +64,24 @@ class Kuberay:
 
 def ensure(place: Place, found: Kuberay | None, progress: Progress) -> tuple[Kuberay, bool]:
     """What serves our namespace, and whether it was put by this call. `found`: what `look` saw; the namespace has to be there."""
-    if not ours_to_install(place, found):
+    if not _due(place, found):
         return insist(place, found), False
-    mine = found.operator(place.namespace) if found else None
-    if found and mine and mine.ready and mine.version == _version(operator.IMAGE, {}):
-        return found, False
     _install(place, progress)
     return insist(place, look(place.api)), True
+
+
+def pending(place: Place) -> tuple[Difference, ...]:
+    """What `ensure` would put. Asks nothing where the declaration says that nothing is installed."""
+    return _due(place, look(place.api)) if place.block.kuberay == "install" else ()
+
+
+def _due(place: Place, found: Kuberay | None) -> tuple[Difference, ...]:
+    """Our operator, where none is ready that looks after our namespace in our version."""
+    mine = found.operator(place.namespace) if found else None
+    if not ours_to_install(place, found) or (mine and mine.ready and mine.version == _version(operator.IMAGE, {})):
+        return ()
+    seen = f"{mine}{'' if mine.ready else ', not ready'}" if mine else None
+    return (Difference(kinds.DEPLOYMENT.name, operator.NAME, "kubernetes.kuberay", seen, operator.VERSION),)
 
 
 def ours_to_install(place: Place, found: Kuberay | None) -> bool:

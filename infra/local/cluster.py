@@ -13,7 +13,7 @@ from infra.local import machine
 from infra.local.endpoint import LocalEndpoint, free_port
 from infra.settings import Settings, private
 from infra.specs import ClusterSpec
-from infra.states import ClusterState, Condition
+from infra.states import ClusterState, Condition, Difference
 from infra.waiting import Progress
 
 CONDITIONS = {"home": "The folder for all that is kept on this machine can be written.", "port": "The stable port is our router's, or free."}
@@ -46,6 +46,10 @@ class LocalCluster:
             except Permanent as error:
                 yield Condition(name, error.problem.what, error)
                 return
+
+    def pending(self, spec: ClusterSpec) -> tuple[Difference, ...]:
+        """Nothing is installed on this machine: what engines need comes with their image."""
+        return ()
 
     def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
         """Makes the home, and sees that the stable port is ours or free."""

@@ -129,6 +129,16 @@ def test_another_number_of_replicas_has_its_price(terminal: Terminal, clone: Clo
     assert terminal("plan", "demo", "--json").document["usd_per_hour"] == {"before": 1.25, "after": 2.5, "why": None}
 
 
+def test_what_a_cluster_lacks_is_announced_and_installed(terminal: Terminal, world: World, served: str) -> None:
+    """Somebody removed the operator: what serves goes on, and `up` is not done before it is there again."""
+    world.lacks = (Difference("Deployment", "kuberay-operator", "kubernetes.kuberay", None, "1.6.1"),)
+    plan, up = terminal("plan", "demo", "--json").document, terminal("up", "demo", "--json").document
+
+    assert {name: part["action"] for name, part in plan["parts"].items() if part["action"] != "none"} == {"cluster": "in_place"}
+    assert plan["parts"]["cluster"]["changes"] == [{"field": "kubernetes.kuberay", "from": None, "to": "1.6.1"}]
+    assert [name for name, done in up["changed"].items() if done] == ["cluster"] and terminal("plan", "demo").code == 0
+
+
 def test_a_pool_of_our_own_is_announced_and_made(terminal: Terminal, world: World) -> None:
     """Also where nothing else is to do: what serves stays, and the pool gets what was declared."""
     pool = Difference("NodePool", "llm-pipeline-lab-llm", "", None, "is there")

@@ -19,7 +19,7 @@ from infra.idle import Rung
 from infra.idleness import Bucket, Quiet
 from infra.platform import Release, Sharer
 from infra.specs import ClusterSpec, ModelSpec
-from infra.states import Capacity, ClusterState, Condition, EndpointState, Fit, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
+from infra.states import Capacity, ClusterState, Condition, Difference, EndpointState, Fit, Held, ImageState, Leftover, Route, ServiceState, Traffic, WeightsState
 from infra.waiting import Progress
 from infra.weights import Bad, Facts, File, Glance, Manifest, Outline, Seen
 from tests.doubles.candidates import Candidate, Router, port_of
@@ -78,8 +78,11 @@ class Place:
     def examine(self, spec: ClusterSpec) -> Iterator[Condition]:
         yield Condition("home", "it is there", self.world.unfit)
 
+    def pending(self, spec: ClusterSpec) -> tuple[Difference, ...]:
+        return self.world.lacks
+
     def apply(self, spec: ClusterSpec, progress: Progress) -> ClusterState:
-        changed = self.world.identity is None
+        changed, self.world.lacks = self.world.identity is None or bool(self.world.lacks), ()
         self.world.identity = self.world.identity or {"machine": "m1"}
         return ClusterState(self.world.identity, {"cpus": 8, "gpus": ()}, changed)
 

@@ -46,6 +46,7 @@ class World:
     sharers         who else uses the store
     spent           what lies in the store beside weights and images
     room_error      raised by the stage gpu_nodepool
+    lacks           what the cluster has to get
     machines        what of machines of our own is otherwise than declared
     source_error    raised by every look at the source
     weights_errors  raised by the next fetches, one each
@@ -87,6 +88,7 @@ class World:
         self.sharers: tuple[Sharer, ...] = ()
         self.spent: list[Held] = []
         self.room_error: PipelineError | None = None
+        self.lacks: tuple[Difference, ...] = ()
         self.machines: tuple[Difference, ...] = ()
         self.source_error: PipelineError | None = None
         self.weights_errors: list[PipelineError] = []

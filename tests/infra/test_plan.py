@@ -11,7 +11,7 @@ from infra.plan import PARTS, Facts, Headroom, compare, unchanged
 from infra.platform import Release
 from infra.specs import ModelSpec
 from infra.starts import Expected
-from infra.states import EndpointState, ServiceState, digest_of
+from infra.states import Difference, EndpointState, ServiceState, digest_of
 from infra.weights import File, Manifest
 
 ROOM = Headroom(True, "8 are free", "blue_green")
@@ -60,6 +60,7 @@ A, B = release("a"), release("b")
         (steady(A, endpoint=None), {"endpoint": "create"}), (steady(A, endpoint=EndpointState("u", healthy=False)), {"endpoint": "create"}), (steady(A, weights=False), {"model_weights": "create"}),
         (steady(A, place=False, wanted=False, live=None, accepted=None, weights=False, image=False, service=None, endpoint=None, room=Headroom(True, "", "first")),
          {name: "create" for name in PARTS if name != "gpu_nodepool"}),
+        (steady(A, installs=(Difference("Deployment", "kuberay-operator", "kubernetes.kuberay", None, "1.6.1"),)), {"cluster": "in_place"}),
         (steady(A, B, service=ready(B)), {"smoke_test": "new_release", "endpoint": "in_place"}),
     ],
 )  # fmt: skip

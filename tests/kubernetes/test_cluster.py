@@ -326,10 +326,13 @@ def test_an_operator_of_ours_is_put_where_there_is_none_and_goes_with_the_rest(b
     place = bare.place(tmp_path, "with-operator")
     made, spec = platform(place, kuberay="install")
 
+    due = [made.cluster.pending(spec)]
     first = made.cluster.apply(spec, Progress(240))
+    due.append(made.cluster.pending(spec))
     again = made.cluster.apply(spec, Progress(120))
 
     assert (first.changed, again.changed) == (True, False)
+    assert [[one.declared for one in found] for found in due] == [["1.6.1"], []]
     assert first.facts["kuberay"] == "1.6.1 (with-operator/kuberay-operator)"
     assert place.api.serves(kinds.RAY_SERVICE)
     rows = made.inventory.find()

@@ -96,11 +96,12 @@ class Arguments:
         return self.max_num_seqs or (1024 if _large(gpu) else 256)
 
     def batch(self, gpu: Gpu, length: int) -> int:
-        """Tokens that one step works on. The API server's default depends on the chip and never exceeds what all sequences hold."""
+        """Tokens that one step works on. The API server's default depends on the chip and never exceeds what all sequences hold. `length` 0: nobody knows it."""
         if self.max_num_batched_tokens:
             return self.max_num_batched_tokens
         usual = 16384 if gpu.memory >= 160 * GIB else 8192 if _large(gpu) else 2048
-        return min(usual if self.enable_chunked_prefill else max(usual, length), self.sequences(gpu) * length)
+        most = usual if self.enable_chunked_prefill else max(usual, length)
+        return min(most, self.sequences(gpu) * length) if length else most
 
 
 def read(given: Mapping[str, Any]) -> Arguments:

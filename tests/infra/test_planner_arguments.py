@@ -106,3 +106,12 @@ def test_gemma_is_refused_in_float16() -> None:
 
     assert plan(model("llama_3_1_8b", model_type="gemma2"), gpu("L40S"), half).because == "dtype"
     assert plan(model("llama_3_1_8b"), gpu("L40S"), half).fits
+
+
+def test_a_context_that_nobody_says_is_not_computed() -> None:
+    """Neither config.json nor the declaration: then the batch is the chip's own, and no reason to refuse."""
+    silent = model("llama_3_1_8b", max_position_embeddings=None)
+
+    made = plan(silent, gpu("L40S"), told(max_model_len=None, max_num_batched_tokens=None), files=Stored(plain=10**9, fixed=0))
+
+    assert (silent.positions, made.verdict) == (0, "unknown") and "longest context" in made.why

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,17 @@ class Lab:
             self.api.delete(kinds.NAMESPACE, name)
             if self.cluster is None:  # a cluster of ours ends soon, and what is in it with it
                 Progress(180).until(lambda: self.api.get(kinds.NAMESPACE, name) is None or None, every=1)
+
+    def back(self, program: str, seconds: float) -> None:
+        """Starts a program of the control plane again that was stopped. One that ends at once is started anew: another one may have its port for a moment."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self.cluster.start_process(program, seconds)  # type: ignore[no-any-return]
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
 
     def close(self) -> None:
         """Its connection, where there was one."""

@@ -49,7 +49,7 @@ def operator(lab: Lab) -> Iterator[Callable[[], None]]:
     """KubeRay's operator is away, until it is called back or the test is over."""
     labs.insist_on_processes()
     lab.cluster.stop_process(OPERATOR)
-    back = lambda: lab.cluster.start_process(OPERATOR, PATIENCE)  # noqa: E731
+    back = lambda: lab.back(OPERATOR, PATIENCE)  # noqa: E731
     yield back
     back()
 
@@ -112,7 +112,7 @@ def test_a_start_outlives_the_api_server(lab: Lab, real_place: Place) -> None:
             lab.cluster.stop_process(SERVER, kill=True)
             back.start()
 
-    back = threading.Thread(target=lambda: lab.cluster.start_process(SERVER, PATIENCE))
+    back = threading.Thread(target=lambda: lab.back(SERVER, PATIENCE))
     state = part.apply(made, Progress(PATIENCE, report=kill))
 
     back.join()

@@ -1,12 +1,12 @@
 """`python -m tests`: the whole test command. Three parts, since what waits may run beside what works, and a real engine wants the machine for itself.
 
     fast        everything without a real engine or a cluster: several processes at once
-    real        the lives with a real engine, after `fast`; but for that of the fine-tune, which `make test-example` plays
-    clusters    what needs a control plane for tests, beside both: it waits most of its time. Its output comes when it is over
+    clusters    what needs a control plane for tests, in two processes beside `fast`: it waits most of its time. Its output comes when it is over
+    real        the lives with a real engine, alone; but for that of the fine-tune, which `make test-example` plays
 
 Parts that run at once are in each other's way on a small machine. So what failed is asked once more, alone, where it is not more than
-`AGAIN` tests: both tries are printed, and the second one counts. The lives are not begun when `fast` failed for good; what was begun is ended by
-its pid.
+`AGAIN` tests: both tries are printed, and the second one counts. The lives are not begun when anything before them failed for good; what was
+begun is ended by its pid.
 """
 
 import os
@@ -14,9 +14,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 PYTEST = [sys.executable, "-m", "pytest"]
 CLUSTERS = ["tests/kubernetes", "tests/platform"]
@@ -42,17 +41,16 @@ class Part:
         return subprocess.run([*PYTEST, *options], env=self._environment, check=False).returncode
 
     @contextmanager
-    def beside(self, *options: str, out: IO[str] | None = None) -> Iterator[subprocess.Popen[str]]:
-        """Meanwhile it runs, and goes on to its end; where the block fails it is ended. `out`: where its output is kept until then; None: it is printed as it comes."""
-        process = subprocess.Popen([*PYTEST, *options], env=self._environment, stdout=out, stderr=out, text=True)
-        try:
-            yield process
-            process.wait()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-            if out:
+    def beside(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """Meanwhile it runs; at the end its output."""
+        with tempfile.TemporaryFile("w+") as out:
+            process = subprocess.Popen([*PYTEST, *options], env=self._environment, stdout=out, stderr=out, text=True)
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
                 out.seek(0)
                 print(out.read(), flush=True)
 
@@ -71,14 +69,13 @@ class Part:
 def main() -> int:
     """The exit code of the first part that failed, else 0."""
     with tempfile.TemporaryDirectory() as folder:
-        fast, clusters, real = (Part(Path(folder), name) for name in ("fast", "clusters", "real"))
-        with tempfile.TemporaryFile("w+") as out, ExitStack() as lives:
-            with clusters.beside(*CLUSTERS, "--ignore", "tests/kubernetes/test_life.py", out=out) as waits:
-                if failed := fast.settled(fast.run(*FAST)):
-                    waits.terminate()
-                    return failed
-                works = lives.enter_context(real.beside(*REAL))
-        return clusters.settled(waits.returncode) or real.settled(works.returncode)
+        fast, kubernetes, platform, real = (Part(Path(folder), name) for name in ("fast", "kubernetes", "platform", "real"))
+        with kubernetes.beside("tests/kubernetes", "--ignore", "tests/kubernetes/test_life.py") as one, platform.beside("tests/platform") as other:
+            codes = fast.run(*FAST), one.wait(), other.wait()
+        for part, code in zip((fast, kubernetes, platform), codes, strict=True):
+            if failed := part.settled(code):
+                return failed
+        return real.settled(real.run(*REAL))
 
 
 if __name__ == "__main__":

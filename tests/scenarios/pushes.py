@@ -46,7 +46,9 @@ class Loop:
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
-        self.instance = dg.DagsterInstance.ephemeral()
+        folder = stand.root / "dagster"
+        folder.mkdir()
+        self.instance = dg.DagsterInstance.local_temp(str(folder))  # in files: who reads waits for who writes, as in the product
         self.defs = dg.Definitions.merge(definitions_of(), revisions.build())
         self.at_work: threading.Thread | None = None
         self._cursor: str | None = None

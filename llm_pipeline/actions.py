@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from assets import planning
@@ -235,8 +235,24 @@ def _retired(record: ReleaseRecord, lost: str, model: str) -> Blocked:
 # ---------------------------------------------------------------- following
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a run of one model said. `status`: how Dagster ended it; empty: the time was over first."""
+
+    changed: dict[str, bool]
+    seconds: dict[str, float]
+    problem: Problem | None
+    outage: float | None
+    status: str
+
+
 def followed(dagster: Dagster, model: Model, run: str, before: str | None, listen: Listener, timeout: float, notes: tuple[str, ...]) -> Outcome:
-    """Listens to a run of one model until it ends or the time is over; how it ended. `before`: the release that was live when it was launched."""
+    """Listens to a run that brings one model up; how it ended. `before`: the release that was live when it was launched."""
+    return outcome(model, run, before, heard(dagster, model.name, run, listen, timeout), notes)
+
+
+def heard(dagster: Dagster, name: str, run: str, listen: Listener, timeout: float) -> Heard:
+    """Listens to a run of one model until it ends or the time is over."""
     changed: dict[str, bool] = {}
     seconds: dict[str, float] = {}
     problem: Problem | None = None
@@ -244,10 +260,10 @@ def followed(dagster: Dagster, model: Model, run: str, before: str | None, liste
     status = ""
     try:
         for event in dagster.follow(run, timeout):
-            listen(model.name, event)
+            listen(name, event)
             if event.kind == "done":
-                name = event.stage.split("/")[-1]
-                changed[name], seconds[name] = bool(event.facts.get("changed")), float(event.facts.get("seconds", 0))
+                part = event.stage.split("/")[-1]
+                changed[part], seconds[part] = bool(event.facts.get("changed")), float(event.facts.get("seconds", 0))
                 outage = event.facts.get("outage_seconds", outage)
             elif event.kind == "failed" and problem is None:
                 problem = event.facts["problem"]
@@ -255,10 +271,41 @@ def followed(dagster: Dagster, model: Model, run: str, before: str | None, liste
                 status = event.text
     except Timeout as error:
         problem = error.problem
-    return replace(_outcome(model, run, before, changed, seconds, problem, status, notes), outage=outage)
+    return Heard(changed, seconds, problem, outage, status)
+
+
+def outcome(model: Model, run: str, before: str | None, found: Heard, notes: tuple[str, ...]) -> Outcome:
+    """Reads the end from records and platform; the run's own status only tells whether to look for a problem."""
+    decisions, problem, status = Decisions(model.platform.records, model.name), found.problem, found.status
+    plan = decisions.records.get(model.name, f"attempt/{run}")
+    record = decisions.release(str(plan.value["release"])) if plan else None
+    attempt = next((a for a in record.attempts if a.run == run), None) if record else None
+    live = decisions.live
+    good = status == "SUCCESS" and record is not None and live is not None and live.release == record.id
+    if status == "CANCELED":
+        problem = Problem("a person ended the run", why="Terminate in Dagster; what serves was not touched", next=f"llm-pipeline up {model.name} goes on from here")
+    if not good and problem is None:
+        stored = attempt.problem.problem() if attempt and attempt.problem else None
+        problem = stored or _unlike(model.name, decisions, status)
+    waits = decisions.approval
+    if attempt and attempt.result == "waiting" and waits and record and waits.release == record.id:
+        return Outcome(model.name, "waiting", record.id, before, record.revision, None, run, found.changed, found.seconds, dict(attempt.phases), _waiting(model.name, waits), 3, notes, found.outage)
+    result = "serving" if good else "refused" if attempt and attempt.result == "refused" else "failed"
+    return Outcome(
+        model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url(model.name) if good else None,
+        run, found.changed, found.seconds, dict(attempt.phases) if attempt else {}, None if good else problem, 0 if good else 1, notes, found.outage,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- private
+
+
+def _unlike(name: str, decisions: Decisions, status: str) -> Problem:
+    """A run that told no problem, and whose release is not live."""
+    if status != "SUCCESS":
+        return Problem(f"the run of {name} ended as {status or 'unknown'}", next=f"llm-pipeline up {name} goes on from here")
+    why = "another run came between" if decisions.wanted else "it was taken down meanwhile"
+    return Problem(f"the run of {name} ended, and did not bring its release live", why=why, next=f"llm-pipeline status {name}")
 
 
 def _bring_up(
@@ -327,31 +374,6 @@ def _launch_and_follow(
     if not follow:
         return [Outcome(model.name, "launched", run_id=run, notes=notes) for model, notes, _, run in runs]
     return [followed(dagster, model, run, before.release if before else None, listen, timeout, notes) for model, notes, before, run in runs]
-
-
-def _outcome(
-    model: Model, run: str, before: str | None, changed: dict[str, bool], seconds: dict[str, float], problem: Problem | None, status: str, notes: tuple[str, ...]
-) -> Outcome:
-    """Reads the end from records and platform; the run's own status only tells whether to look for a problem."""
-    decisions = Decisions(model.platform.records, model.name)
-    plan = decisions.records.get(model.name, f"attempt/{run}")
-    record = decisions.release(str(plan.value["release"])) if plan else None
-    attempt = next((a for a in record.attempts if a.run == run), None) if record else None
-    live = decisions.live
-    good = status == "SUCCESS" and record is not None and live is not None and live.release == record.id
-    if status == "CANCELED":
-        problem = Problem("a person ended the run", why="Terminate in Dagster; what serves was not touched", next=f"llm-pipeline up {model.name} goes on from here")
-    if not good and problem is None:
-        stored = attempt.problem.problem() if attempt and attempt.problem else None
-        problem = stored or Problem(f"the run of {model.name} ended as {status or 'unknown'}", next=f"llm-pipeline up {model.name} goes on from here")
-    waits = decisions.approval
-    if attempt and attempt.result == "waiting" and waits and record and waits.release == record.id:
-        return Outcome(model.name, "waiting", record.id, before, record.revision, None, run, changed, seconds, dict(attempt.phases), _waiting(model.name, waits), 3, notes)
-    result = "serving" if good else "refused" if attempt and attempt.result == "refused" else "failed"
-    return Outcome(
-        model.name, result, record.id if record else None, before, record.revision if record else None, model.platform.endpoint.url(model.name) if good else None,
-        run, changed, seconds, dict(attempt.phases) if attempt else {}, None if good else problem, 0 if good else 1, notes,
-    )  # fmt: skip
 
 
 def _announced(wish: Wish) -> str:

@@ -15,7 +15,7 @@ from infra.documents import Due
 from infra.errors import Blocked, ConfigError, PipelineError, Problem
 from infra.idle import NEEDS_RAY, Rung, deeper
 from llm_pipeline import automation, components
-from llm_pipeline.actions import Listener, Outcome, followed, person, platform_with, stage
+from llm_pipeline.actions import Heard, Listener, Outcome, followed, heard, outcome, person, platform_with, stage
 from llm_pipeline.runs import Dagster, Event, Launch
 
 
@@ -93,13 +93,21 @@ def lay_down(dagster: Dagster, name: str, listen: Listener, *, rung: str, follow
     run = dagster.launch(Launch(tags, [(name, "ray_service")]))
     if not follow:
         return Outcome(name, "launched", live.release, run_id=run)
-    ended = followed(dagster, model, run, live.release, listen, timeout, ())
-    if ended.problem:
-        return ended
-    if decisions.asleep is None:
-        problem = Problem(f"{name} stays awake", why="somebody is still being answered, or took a lease", next=f"llm-pipeline status {name}")
-        return replace(ended, result="unchanged", problem=problem, exit_code=3)
-    return replace(ended, result="asleep")
+    said = heard(dagster, name, run, listen, timeout)
+    return slept(model, run, live.release, said) if said.status == "SUCCESS" else outcome(model, run, live.release, said, ())
+
+
+def slept(model: Model, run: str, before: str, said: Heard) -> Outcome:
+    """How a sleep ended whose run ended well. What sleeps is whatever was live when its turn came: another rollout may have gone first."""
+    name, decisions = model.name, Decisions(model.platform.records, model.name)
+    asleep, live = decisions.asleep, decisions.live
+    release = asleep.release if asleep else live.release if live else None
+    record = decisions.release(release) if release else None
+    made = Outcome(name, "asleep", release, before, record.revision if record else None, model.platform.endpoint.url(name), run, said.changed, said.seconds)
+    if asleep:
+        return made
+    what, why = (f"{name} stays awake", "somebody is still being answered, or took a lease") if decisions.wanted else (f"{name} does not sleep", "it was taken down meanwhile")
+    return replace(made, result="unchanged", problem=Problem(what, why=why, next=f"llm-pipeline status {name}"), exit_code=3)
 
 
 def rouse(dagster: Dagster, name: str, listen: Listener, *, follow: bool = True, timeout: float = 3600) -> Outcome:

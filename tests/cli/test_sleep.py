@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import dagster as dg
 import pytest
 
 from infra.documents import Asleep, Lease
 from infra.states import Traffic
 from llm_pipeline import console
-from tests.assets.clone import Clone
+from tests.assets.clone import Clone, Ran
 from tests.cli.screen import Terminal, plain, same
 from tests.doubles.parts import Behaviour
 from tests.doubles.platform import World
@@ -44,6 +46,40 @@ def test_it_sleeps_and_wakes(terminal: Terminal, clone: Clone, world: World, liv
     back = terminal("wake", "demo", "--json")
     assert (back.code, back.document["result"], back.document["release"]) == (0, "serving", live) and clone.decisions().asleep is None
     assert "said so" in terminal("why", "demo", "--json").document[0]["because"]
+
+
+@pytest.fixture
+def meanwhile(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Ran]]:
+    """What happens while the next run waits in the queue."""
+    waits, execute = list[Callable[[], Ran]](), clone.execute
+
+    def later(run: dg.DagsterRun) -> Ran:
+        if waits:
+            assert waits.pop()().success
+        return execute(run)
+
+    monkeypatch.setattr(clone, "execute", later)
+    return waits
+
+
+def test_what_went_live_while_the_word_waited_sleeps(terminal: Terminal, clone: Clone, world: World, live: str, meanwhile: list[Callable[[], Ran]]) -> None:
+    """A rollout goes first: its release is what sleeps, and that is told."""
+    world.source["demo"] = "v2"
+    meanwhile.append(clone.up)
+    done = terminal("sleep", "demo", "--json")
+
+    assert (done.code, done.document["result"], done.document["problem"]) == (0, "asleep", None)
+    assert (done.document["release"], done.document["previous_release"]) == (asleep(clone).release, live) and asleep(clone).release != live
+
+
+@pytest.mark.parametrize(("word", "code", "result", "what"), [("sleep", 3, "unchanged", "demo does not sleep"), ("up", 1, "failed", "the run of demo ended, and did not bring its release live")])
+def test_a_down_while_the_word_waited_is_told(terminal: Terminal, clone: Clone, world: World, live: str, meanwhile: list[Callable[[], Ran]], word: str, code: int, result: str, what: str) -> None:
+    """The run did nothing, and rightly so; whoever waited for it hears why."""
+    world.source["demo"] = "v2"
+    meanwhile.append(clone.down)
+    screen = terminal(word, "demo", "--json")
+
+    assert (screen.code, screen.document["result"], screen.document["problem"]["what"], screen.document["problem"]["why"]) == (code, result, what, "it was taken down meanwhile")
 
 
 def test_the_screens(terminal: Terminal, clone: Clone, world: World, live: str) -> None:
